@@ -143,7 +143,7 @@ def calibrate(
         count = f"{differing} different texts" if texts else "no texts"
         raise DataError(
             f"{source}: {count}; a layer speed-up of {speed_up:g} with {model.depth} layers needs at least {needed} different "
-            f"texts, for a mean exit layer within {MISSED:.0%} on similar texts; add texts"
+            f"texts, so that similar texts reach it within {MISSED:.0%}; add texts"
         )
     recorded, cut = _recorded(model, tokenizer, texts, source, runtime, batch_size, progress)
     if aim.max_loss is not None:

@@ -41,25 +41,25 @@ BatchSize = Annotated[int, typer.Option(min=1, help="Samples per forward pass; c
 Criterion = Annotated[
     str | None,
     typer.Option(
-        help="Exit criterion, one of `leebert criteria`. Default: the saved model's own; for a new model the best one for the "
-        "aim; for scores of sweeps normalised_entropy."
+        help="Exit criterion, one of `leebert criteria`. By default: for a saved model its own, for a new model the one that "
+        "meets the target best, for scores of sweeps normalised_entropy."
     ),
 ]
 Patience = Annotated[
     int | None,
     typer.Option(
         min=1,
-        help="Number of consecutive exits, for criteria that count them (pcee, f-pabee); default: the criterion's.",
+        help="Number of consecutive exits, for criteria that count them (pcee, f-pabee); by default the criterion's.",
     ),
 ]
 MaxLoss = Annotated[
     float | None,
     typer.Option(
-        help="Aim of the threshold: the largest layer speed-up with a drop in score of at most this many points."
+        help="Target of the threshold: the largest layer speed-up with a drop in score of at most this many points."
     ),
 ]
 SpeedUp = Annotated[
-    float | None, typer.Option(help="Aim of the threshold: a layer speed-up, M / mean exit layer, such as 2.")
+    float | None, typer.Option(help="Target of the threshold: a layer speed-up, M / mean exit layer, such as 2.")
 ]
 Experiment = Annotated[str | None, typer.Option(help="MLflow experiment; by default the sweep's own, or leebert-TASK.")]
 

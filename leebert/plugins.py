@@ -139,7 +139,7 @@ class Registry(Mapping[str, Plugin], Generic[Plugin]):
         name = getattr(plugin, "name", None)
         origin = Origin(module or _module_of(plugin, sys._getframe(1)))
         if not isinstance(name, str):
-            raise ConfigError(f"{self.kind} {plugin!r} of {origin} has no name")
+            raise ConfigError(f"{self.kind} {plugin!r} of {origin} has no name; set its attribute `name`")
         points = self._points().get(name, [])
         for point in points:
             if not _declares(point, plugin, origin):

@@ -92,7 +92,7 @@ class Chosen:
         if row.several and not row.whole:
             reason += f", none before exit {row.first(self.patience or 1)}"
         return (
-            f"exit criterion {self.name} does not attain a layer speed-up of {self.asked:g}, since {reason}: the nearest is "
+            f"exit criterion {self.name} does not reach a layer speed-up of {self.asked:g}, since {reason}: the nearest is "
             f"{self.reached:.2f}, threshold {self.threshold:.6g}"
         )
 

@@ -101,5 +101,5 @@ def idle(option: str, algorithm: str, options: Mapping[str, Any]) -> str:
     if option == "first_epochs" and first and not any(options.get(name) for name in first):
         return f"{algorithm} has no first stage without {' or '.join(first)}"
     if "two_stage" in reads and options.get("two_stage") is True and option in _NOT_IN_TWO_STAGES:
-        return "two_stage is fine-tuning, and then the exits alone by KL to the last one, which gets no gradient"
+        return "with two_stage, only KL to the last exit trains the others, and the last exit gets no gradient from it"
     return ""

@@ -196,4 +196,4 @@ def check_fits(plugin: Criterion) -> None:
         return
     low, high = plugin.span(12, 2)
     if not low < high:
-        raise ValueError(f"span(12, 2) is ({low:g}, {high:g}), which does not rise")
+        raise ValueError(f"span(12, 2) is ({low:g}, {high:g}); its first number should be below its second")

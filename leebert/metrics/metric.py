@@ -157,10 +157,10 @@ def check_fits(plugin: Metric) -> None:
         ValueError: The metric has no measure, or a measure's name is invalid or reserved (`score`, `loss`).
     """
     if not plugin.measures:
-        raise ValueError("a metric has one measure or more")
+        raise ValueError("it has no measure; give it at least one")
     for name, measure in plugin.measures.items():
         if name in RESERVED:
-            raise ValueError(f"measure {name!r} is a name that each exit has already; rename the measure")
+            raise ValueError(f"measure {name!r}: every exit already has a value of this name; rename the measure")
         check_name(name, "measure")
         try:
             check_types(measure)

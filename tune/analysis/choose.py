@@ -156,7 +156,9 @@ def choose(
     curved = tuple(c for c in finished if not METHODS[c.values["algorithm"]].one_exit)
     if objective.kind != "score":
         if finished and not curved:
-            raise ConfigError(f"{objective}: every completed configuration has one exit, and so a single speed")
+            raise ConfigError(
+                f"{objective}: every completed configuration has one exit, so its speed-up is fixed; use --objective score"
+            )
         finished = curved
     candidates = {c.id: owners[c.id] for c in finished}
     replayed, no_front, unreadable = _curves_of(sweeps, objective, candidates, curved, front)
@@ -278,7 +280,7 @@ def _none_reaches(
     key = max(slowest, key=lambda k: slowest[k].fastest)
     curve = slowest[key]
     return (
-        f"layer speed-up {objective.speed_up:g}: none of {len(candidates)} completed configurations reaches it; in its "
-        f"slowest run the fastest, {key} ({describe(candidates[key].configuration.values)}), under {objective.under} "
-        f"reaches from {curve.slowest:.3g} to {curve.fastest:.2f} on {len(curve.exit_layers)} exits"
+        f"layer speed-up {objective.speed_up:g}: none of {len(candidates)} completed configurations reaches it in every run "
+        f"under {objective.under}; the nearest, {key} ({describe(candidates[key].configuration.values)}), reaches "
+        f"{curve.slowest:.3g} to {curve.fastest:.2f} in its slowest run, with {len(curve.exit_layers)} exits"
     )

@@ -373,10 +373,10 @@ def _tuned(sides: Sides, names: Names, judge: Judge) -> tuple[TunedComparison | 
     tables = [{c.id: _scores(c) for c in completed(side)} for side in sides]
     if not all(tables):
         lacking = " and ".join(name for name, table in zip(names, tables, strict=True) if not table)
-        return None, f"no tuned against tuned: no completed configuration of {lacking}"
+        return None, f"no comparison 'tuned': no configuration of {lacking} is completed"
     cells = sorted(set.intersection(*(set(scores) for table in tables for scores in table.values())))
     if len({fold for _, fold in cells}) < 2:
-        return None, "no tuned against tuned: it takes two folds, one to select a configuration and one to score it"
+        return None, "no comparison 'tuned': it needs two folds, one to select a configuration and one to score it"
     choices = []
     for cell in cells:
         a, b = (_chosen(table, [other for other in cells if other[1] != cell[1]]) for table in tables)

@@ -154,13 +154,13 @@ def _front(page: HtmlPage, history: History, replayed: Mapping[CellKey, Tradeoff
     page.heading("Score against mean exit layer")
     page.figure(
         figures.front(curves, [(p.layers, 100 * p.score) for p in points]),
-        "Validation logits replayed under normalised entropy at rising thresholds. Front: no configuration scores higher with "
-        "as few layers.",
+        "From the validation logits, under normalised entropy. On the Pareto front, no other configuration has a higher score "
+        "at the same mean exit layer.",
     )
     changes = [next(group) for _, group in itertools.groupby(points, key=lambda p: p.configuration)]
     page.table(
         [
-            ("configuration on the front", "from mean exit layer", "score"),
+            ("configuration on the Pareto front", "from mean exit layer", "score"),
             *((describe(values[p.configuration]), f"{p.layers:.2f}", f"{100 * p.score:.2f}") for p in changes),
         ]
     )

@@ -107,7 +107,7 @@ class SweepFields(Frozen):
     )
     backbone: str = Field(
         min_length=1,
-        description="A hub id (with optional @revision), a folder, or package:NAME/path; for images a name as resnet56.",
+        description="A hub id (with optional @revision), a folder, or package:NAME/path; for images a name such as resnet56.",
     )
     pooling: Pooling = Field(
         default="pooler",

@@ -165,7 +165,11 @@ NAMES: tuple[Name, ...] = (
     _tag("best_digest", ("refit",), "digest of the best file"),
     _tag("code", ("refit",), "version of this package, and a digest of its sources"),
     _tag("digest", ("summary",), "digest of its contents: an unchanged summary is not written again"),
-    _tag("mlflow.parentRunId", ("config", "fold", "summary"), "the run above it: sweep, then config, then fold"),
+    _tag(
+        "mlflow.parentRunId",
+        ("config", "fold", "summary"),
+        "the parent run: the sweep of a configuration, the configuration of a fold",
+    ),
     _tag(
         "mlflow.runColor",
         ("config", "fold", "summary", "refit"),

@@ -320,18 +320,18 @@ def _answer(api: Any, endpoint: str, response: Any) -> Any:
             raise
         raise ForeignAnswer(str(error), error.error_code) from None
     if not isinstance(body, dict):
-        raise ForeignAnswer(f"{endpoint}: the answer is not a JSON object: {response.text[:200]!r}")
+        raise ForeignAnswer(f"{endpoint}: the response is not a JSON object: {response.text[:200]!r}")
     answer = api.Response()
     try:
         parse_dict(js_dict=body, message=answer)
     except Exception as error:  # protobuf raises its own error and several of Python's
-        raise ForeignAnswer(f"{endpoint} was answered by {response.text[:200]!r}: {error}") from None
+        raise ForeignAnswer(f"{endpoint} responded with {response.text[:200]!r}: {error}") from None
     value: Any = answer
     for part in _REQUIRED_FIELDS.get(api.DESCRIPTOR.name, ()):
         value = getattr(value, part)
     if value == "":
         raise ForeignAnswer(
-            f"{endpoint} was answered by {response.text[:200]!r}, without the fields of MLflow's answer"
+            f"{endpoint} responded with {response.text[:200]!r}, without the fields of MLflow's response"
         )
     return answer
 
@@ -345,7 +345,7 @@ def _points(endpoint: str, response: Any) -> list[dict[str, Any]] | None:
     try:
         return list(json.loads(response.text)["metrics"])
     except (ValueError, LookupError, TypeError):  # MLflow always returns the list, even if empty
-        raise ForeignAnswer(f"{endpoint} was answered by {response.text[:200]!r}") from None
+        raise ForeignAnswer(f"{endpoint} responded with {response.text[:200]!r}") from None
 
 
 def without_credentials(uri: str) -> tuple[str, dict[str, str]]:
