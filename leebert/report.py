@@ -143,7 +143,15 @@ def one_label(result: Mapping[str, Any]) -> bool:
 
 
 def score_loss(result: Mapping[str, Any], point: Mapping[str, Any]) -> float:
-    """Score of the full model minus that of a point on an evaluated split, as a fraction."""
+    """Compute the drop in score of an operating point on an evaluated split.
+
+    Args:
+        result: What :func:`evaluate_split` returned.
+        point: One of its points.
+
+    Returns:
+        Score of the full model minus that of the point, as a fraction.
+    """
     return float(result["exits"]["score"][-1] - point["measures"]["score"])
 
 

@@ -140,14 +140,22 @@ def shares(groups: Mapping[str, Mapping[str, tuple[float, float, float, float]]]
 
 
 def front(curves: Sequence[tuple[str, str, np.ndarray, np.ndarray]], best: Sequence[tuple[float, float]]) -> Figure:
-    """Draw (method, colour, mean exit layer, score in per cent) per configuration, and the front over them."""
+    """Draw score against mean exit layer, and the Pareto front.
+
+    Args:
+        curves: (method, colour, mean exit layers, scores in per cent) of each configuration.
+        best: (mean exit layer, score in per cent) of each point of the front.
+
+    Returns:
+        The figure.
+    """
     figure = Figure(figsize=(7.2, 4.0), layout="constrained")
     axes = figure.subplots()
     named: set[str] = set()
     for method, drawn, layers, scores in curves:
         axes.plot(layers, scores, color=drawn, alpha=0.35, lw=1, label=None if method in named else method)
         named.add(method)
-    axes.step(*zip(*best, strict=True), where="post", color="#1c1c1c", lw=1.6, marker="o", ms=4, label="front")
+    axes.step(*zip(*best, strict=True), where="post", color="#1c1c1c", lw=1.6, marker="o", ms=4, label="Pareto front")
     axes.set(xlabel="mean exit layer", ylabel="validation score (%)")
     axes.grid(alpha=0.25)
     axes.legend()

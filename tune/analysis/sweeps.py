@@ -199,7 +199,7 @@ def load_pools(folders: Sequence[SweepFolder], option: str, a: str, b: str, *, e
     paths = [folder.path.resolve() for folder in folders]
     if len(set(paths)) < len(paths):
         twice = next(path for path in paths if paths.count(path) > 1)
-        raise ConfigError(f"{twice} is named twice: it would count twice")
+        raise ConfigError(f"{twice} is named twice; name it once")
     names = [folder.name for folder in folders]
     labels = [f.name if names.count(f.name) == 1 else str(f.path) for f in folders]
     single = [SweepPool.of(folder, name=name, epochs=epochs) for folder, name in zip(folders, labels, strict=True)]

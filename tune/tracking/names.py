@@ -186,7 +186,15 @@ def find(family: Family, name: str) -> Name | None:
 
 
 def exit_metric(quantity: str, exit: int) -> str:
-    """``exit_metric("score", 3) -> "score/exit_03"``: exits count from 1 in names."""
+    """Return the name of an exit's metric: ``exit_metric("score", 3)`` is ``"score/exit_03"``.
+
+    Args:
+        quantity: First part of the name.
+        exit: The exit, from 1.
+
+    Raises:
+        ValueError: The exit is below 1.
+    """
     if exit < 1:
         raise ValueError(f"exits count from 1 in names, not from {exit}")
     return f"{quantity}/exit_{exit:02d}"

@@ -50,7 +50,21 @@ def save(store: Any, uri: str, experiment_id: str, sweep: str, views: Sequence[V
 
 
 def save_now(uri: str, experiment: str, sweep: str, views: Sequence[View], *, command: str) -> str:
-    """Write the views of a sweep that MLflow has; return the experiment's id. TrackingError if that is impossible."""
+    """Write the views of a sweep that MLflow has.
+
+    Args:
+        uri: MLflow's address.
+        experiment: Name of the experiment.
+        sweep: Name of the sweep.
+        views: The views.
+        command: The command that fills MLflow, for messages.
+
+    Returns:
+        The experiment's id.
+
+    Raises:
+        TrackingError: MLflow lacks the sweep, or refuses its views.
+    """
     with readable_errors(uri):
         store, run = existing_run(uri, experiment, sweep, "config", command=command)
         try:

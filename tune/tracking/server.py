@@ -144,7 +144,15 @@ def _create_database(uri: str, file: Path) -> None:
 
 
 def ensure_experiment(store: Any, name: str) -> str:
-    """Return the id of an experiment, creating a missing one; two sweeps may do so at the same time."""
+    """Return the id of an experiment, creating a missing one; two sweeps may do so at the same time.
+
+    Args:
+        store: MLflow's store.
+        name: Name of the experiment.
+
+    Raises:
+        TrackingError: The experiment was deleted.
+    """
     from mlflow.exceptions import MlflowException
 
     existing = store.get_experiment_by_name(name)
