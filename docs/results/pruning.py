@@ -39,7 +39,7 @@ def table(recording: Recording) -> Iterator[str]:
     shown = ", ".join(f"{score:.2f}" for score in scores)
     yield f"{len(scores)} configurations, {recording.left_out} left out; full scores {shown}."
     yield ""
-    yield "| pruner | fold-epochs spent | sd | pruned | points below the best | 95 % at most | best picked |"
+    yield "| pruner | fold-epochs spent | sd | pruned | points below the best (mean) | 95th percentile | best selected |"
     yield "| --- | ---: | ---: | ---: | ---: | ---: | ---: |"
     for label, (overrides, concurrent, orders) in ROWS.items():
         searcher = ["searcher.name=random"] if not any("searcher" in o for o in overrides) else []
