@@ -37,9 +37,7 @@ def main(sweep: str, evaluation: str, out: str) -> None:
         left.errorbar(
             layers, mean, yerr=spread, color=COLOURS[algorithm], marker="o", capsize=3, label=algorithm_label(algorithm)
         )
-    left.set(
-        xlabel="exit layer", ylabel="cross-validated score, per cent", title="Mean and range over configurations"
-    )
+    left.set(xlabel="exit layer", ylabel="cross-validated score, per cent", title="Mean and range over configurations")
     left.legend()
     result = json.loads(Path(evaluation).read_text())["splits"]["dev"]
     for (criterion, points), colour in zip(result["curves"].items(), COLOURS_OF_CRITERIA, strict=False):
