@@ -219,7 +219,13 @@ def save_calibration(folder: Path, calibration: Calibration) -> str:
 
 
 def print_calibration(folder: Path, calibration: Calibration, before: str) -> None:
-    """Print the thresholds with their layer speed-ups, and the changes to the folder."""
+    """Print the thresholds with their layer speed-ups, and the changes to the folder.
+
+    Args:
+        folder: The model's folder.
+        calibration: The new thresholds.
+        before: The samples on which the former thresholds were chosen.
+    """
     if calibration.single_class:
         print(
             f"warning: every exit predicts a single class on all {calibration.rows} texts, so its speed-up is meaningless; "

@@ -52,7 +52,13 @@ def field_of(option: str, algorithm: str) -> FieldInfo:
 
 
 def canonical(option: str, algorithm: str, value: Any) -> Any:
-    """Return the one form of equal values of an option that a method reads: 1 and 1.0 are the same learning rate."""
+    """Return the one form of equal values of an option that a method reads: 1 and 1.0 are the same learning rate.
+
+    Args:
+        option: Name of the option.
+        algorithm: Name of the method.
+        value: The value.
+    """
     if option in TrainConfig.model_fields:
         return float(value) if option in _FLOATS else value
     if option == "algorithm" or not isinstance(value, int | float) or isinstance(value, bool):

@@ -95,7 +95,16 @@ def choose_each(
     front: bool = False,
     anyway: bool = False,
 ) -> tuple[list[Selection], list[LeebertError]]:
-    """Select a configuration per task; return the selections, and an error for each sweep or task without one.
+    """Select a configuration per task.
+
+    Args:
+        folders: The sweeps.
+        objective: What is maximised.
+        front: Compute the Pareto front even for more than 100 runs.
+        anyway: Include configurations that are not significantly above the majority class.
+
+    Returns:
+        The selections, and an error for each sweep or task without one.
 
     Raises:
         ConfigError: A sweep is named twice.

@@ -187,7 +187,13 @@ def compare(
 
 
 def has_value(history: History, option: str, value: Any) -> bool:
-    """Return whether any configuration has this value of the option, itself or as text."""
+    """Return whether any configuration has this value of an option, itself or as text.
+
+    Args:
+        history: The configurations.
+        option: Name of the option.
+        value: The value.
+    """
     return any(matches(value, c.values[option]) for c in history if option in c.values)
 
 

@@ -91,7 +91,16 @@ def draw_best(
     prefix: str = "",
     of: str,
 ) -> None:
-    """Draw patience curves and learned weights of one configuration per name, the best of each `of` (side, method)."""
+    """Draw patience curves and learned weights of the best configurations.
+
+    Args:
+        page: The page.
+        pool: The sweeps of the configurations.
+        tops: The best configuration by name of its side or method.
+        colours: A colour for each of them.
+        prefix: Start of the headings, such as the name of a sweep.
+        of: What the names are: `side` or `method`.
+    """
     page.heading(f"{prefix}Patience")
     try:
         metric = pool.manifest["metric"]

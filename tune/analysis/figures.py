@@ -40,7 +40,17 @@ def colour(name: str, position: int) -> str:
 
 
 def bands(panels: Mapping[str, Mapping[str, Band]], x: str, y: str, colours: Sequence[str]) -> Figure:
-    """Draw curves with their range, one panel each; every panel uses the same colours, in the order of its curves."""
+    """Draw curves with their range, one panel each; every panel uses the same colours, in the order of its curves.
+
+    Args:
+        panels: Title → name → (x, mean, lowest, highest) of each curve.
+        x: Label of the x-axes.
+        y: Label of the y-axes.
+        colours: A colour for each curve of a panel.
+
+    Returns:
+        The figure.
+    """
     columns = min(len(panels), 3)
     rows = -(-len(panels) // columns)
     width = 6.4 if columns == 1 else 4.4 * columns
@@ -183,7 +193,16 @@ def depth_bands(line: PairedComparison, history: History) -> dict[str, Band]:
 
 
 def patience_points(folder: Path, state: SweepState, c: Configuration, metric: str) -> list[tuple[int, float, float]]:
-    """Return (patience, mean exit layer, mean score in per cent) over a configuration's runs.
+    """Replay the patience criterion at every threshold.
+
+    Args:
+        folder: The sweep's folder.
+        state: Its state.
+        c: A completed configuration.
+        metric: Name of the task's metric.
+
+    Returns:
+        (patience, mean exit layer, score in per cent), means over runs, from patience 1 on.
 
     Raises:
         SweepError: Logits are missing or damaged.

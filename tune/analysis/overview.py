@@ -84,10 +84,17 @@ def status_or_error(folder: SweepFolder) -> dict[str, Any]:
 
 
 def summary(folder: SweepFolder, spec: SweepSpec, state: SweepState) -> dict[str, Any]:
-    """Return every configuration with its score and its margin over the majority class, best first; JSON-ready.
+    """Return every configuration with its score and its margin over the majority class, best first.
 
-    Completed configurations that are not significantly above the majority class come after those that are. The key
-    `verdict` compares all completed ones with the majority class in a sentence.
+    Completed configurations that are not significantly above the majority class come after those that are.
+
+    Args:
+        folder: The sweep's folder.
+        spec: Its space.
+        state: Its state.
+
+    Returns:
+        JSON-ready values. The key `verdict` compares all completed configurations with the majority class in a sentence.
     """
     done = [c.id for c in state.history() if c.state == "complete"]
     ends = {config: state.cells_of.get(config, ()) for config in done}

@@ -193,7 +193,14 @@ def curves_or_none(
     metric: str,
     criterion: str = REPORTED,
 ) -> dict[CellKey, Tradeoff]:
-    """Return :func:`curves`; none if they cannot be computed, such as for models with one exit."""
+    """Return :func:`curves`; none if they cannot be computed, such as for models with one exit.
+
+    Args:
+        folder: The sweep's folder.
+        cells: Records of the runs' ends.
+        metric: Name of the task's metric.
+        criterion: Name of the exit criterion.
+    """
     try:
         return curves(folder, cells, metric, criterion)
     except LeebertError:

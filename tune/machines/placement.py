@@ -201,7 +201,16 @@ def trials_per_gpu(estimate: MemoryEstimate, gpu_bytes: int) -> tuple[int, float
 
 
 def crowding(estimate: MemoryEstimate, gpu_bytes: int, gpus: float) -> str:
-    """Describe what is wrong with `resources.gpus` for trials of this size; empty if they fit on the GPU."""
+    """Describe what is wrong with `resources.gpus`.
+
+    Args:
+        estimate: Memory of a trial.
+        gpu_bytes: Memory of a GPU, in bytes.
+        gpus: `resources.gpus`.
+
+    Returns:
+        One sentence; empty if the trials that share a GPU fit on it.
+    """
     fit, share = trials_per_gpu(estimate, gpu_bytes)
     each = f"about {estimate.total / 1e9:.1f} GB each, a GPU has {gpu_bytes / 1e9:.1f} GB"
     if not gpus or sharers(gpus) <= fit:

@@ -81,7 +81,16 @@ class RefitPlan:
 
 
 def seeds_of(best: BestFile, count: int, first: int | None = None) -> tuple[int, ...]:
-    """Return `count` seeds: the sweep's own, then the numbers after them; consecutive from `first` if given."""
+    """Choose the seeds of a refit.
+
+    Args:
+        best: The best file.
+        count: Number of seeds.
+        first: The first of consecutive seeds; None: the sweep's seeds, then the numbers after them.
+
+    Returns:
+        `count` seeds.
+    """
     if first is not None:
         return tuple(range(first, first + count))
     recorded = [int(s) for s in best.found.get("seeds", (0,))][:count]

@@ -206,7 +206,13 @@ def config_prefix(algorithm: str, index: int) -> str:
 
 
 def config_run_name(algorithm: str, index: int, config_id: str) -> str:
-    """Return ``CLO-v2 04 · 1f3a``: unique in the sweep by its index; the digest is the same in every sweep."""
+    """Return ``CLO-v2 04 · 1f3a``: unique in the sweep by its index; the digest is the same in every sweep.
+
+    Args:
+        algorithm: Name of the method.
+        index: Number of the configuration, in the order of suggestion, from 0.
+        config_id: Digest of the configuration.
+    """
     return f"{config_prefix(algorithm, index)} · {config_id}"
 
 
@@ -216,12 +222,25 @@ def prefix_of(run_name: str) -> str:
 
 
 def fold_run_name(prefix: str, seed: int, fold: int) -> str:
-    """Return ``CLO-v2 04 s0 f1``."""
+    """Return ``CLO-v2 04 s0 f1``.
+
+    Args:
+        prefix: What :func:`config_prefix` returned.
+        seed: Seed of the run.
+        fold: Validation fold of the run.
+    """
     return f"{prefix} s{seed} f{fold}"
 
 
 def refit_run_name(task: str, algorithm: str, seed: int, number: int = 1) -> str:
-    """Return ``Refit · mrpc CLO-v2 s0``, with ``no. 2`` and so on for further runs of that name."""
+    """Return ``Refit · mrpc CLO-v2 s0``, with ``no. 2`` and so on for further runs of that name.
+
+    Args:
+        task: Name of the task.
+        algorithm: Name of the method.
+        seed: Seed of the model.
+        number: Number of the run among those of this name, from 1.
+    """
     return f"Refit · {task} {algorithm_label(algorithm)} s{seed}" + (f" no. {number}" if number > 1 else "")
 
 

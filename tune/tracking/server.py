@@ -92,9 +92,14 @@ def is_server(uri: str) -> bool:
 
 
 def experiment_url(uri: str, experiment_id: str, sweep: str | None = None) -> str | None:
-    """Return the page that compares an experiment's (or one sweep's) configurations in charts; None without a server.
+    """Return the page that compares configurations in charts; None without a server.
 
     Without `workflowType` MLflow would open its page for language-model applications.
+
+    Args:
+        uri: MLflow's address.
+        experiment_id: Id of the experiment.
+        sweep: Name of the sweep; None: all sweeps of the experiment.
     """
     if not is_server(uri):
         return None
@@ -109,7 +114,16 @@ def quoted(text: str) -> str:
 
 
 def open_store(uri: str, connect_seconds: float = CONNECT_SECONDS, read_seconds: float = READ_SECONDS) -> Any:
-    """Open MLflow's low-level store for a URI; a missing SQLite database is created, once."""
+    """Open MLflow's low-level store; a missing SQLite database is created, once.
+
+    Args:
+        uri: MLflow's address.
+        connect_seconds: Longest time to connect to a server.
+        read_seconds: Longest time to wait for its response.
+
+    Returns:
+        The store.
+    """
     if is_server(uri):
         return _one_request_store(uri, (connect_seconds, read_seconds))
     from mlflow.tracking._tracking_service.utils import _get_store
