@@ -30,7 +30,7 @@ DataDir = Annotated[
     ),
 ]
 #: The help of `--backbone`, which one command requires.
-BACKBONE = "Hub id[@revision], folder, or package:NAME/path; for images a name such as resnet56."
+BACKBONE = "Hub id or ID@REVISION, folder, or package:NAME/path; for images a name such as resnet56."
 Backbone = Annotated[str | None, typer.Option(help=BACKBONE)]
 Pooling = Annotated[str | None, typer.Option(help="Pooling before each classifier: pooler (default), cls or mean.")]
 Set = Annotated[

@@ -159,7 +159,9 @@ def _default_name(path: Path) -> str:
 
 @app.command(cls=Command)
 def spaces(
-    into: Annotated[Path | None, typer.Argument(help="The folder that --copy writes into. [default: .]")] = None,
+    into: Annotated[
+        Path | None, typer.Argument(help="The folder that --copy writes into; by default the working directory.")
+    ] = None,
     copy: Annotated[
         str | None,
         typer.Option(help="Copy this search space (or `cluster`: the files that start a cluster) into the folder."),
@@ -530,7 +532,7 @@ def compare(
     ] = None,
     speed_up: Annotated[
         list[float] | None,
-        typer.Option(help="Also compare the score at this layer speed-up; repeatable. [default: 2]"),
+        typer.Option(help="Also compare the score at this layer speed-up; repeatable; by default 2."),
     ] = None,
     criterion: Criterion = None,
     patience: Patience = None,

@@ -170,10 +170,11 @@ def print_plan(path: str, plan: dict[str, Any]) -> None:
     print(f"one update      {rates} (timed here, on {plan['timed_on']})")
     if plan["estimated_hours"] is not None:
         print(
-            f"time            about {plan['estimated_hours']:.2f} h, {plan['concurrent_trials']} trial(s) at a time on this machine (an estimate)"
+            f"time            about {plan['estimated_hours']:.2f} h, {plan['concurrent_trials']} trial(s) at a time here (an estimate)"
         )
     print(
-        f"memory          about {plan['memory_bytes'] / 1e9:.1f} GB for the largest configuration, {plan['largest']} (an estimate)"
+        f"memory          about {plan['memory_bytes'] / 1e9:.1f} GB (an estimate) for the largest configuration:\n"
+        f"                {plan['largest']}"
     )
     print(f"disk            about {plan['disk_bytes'] / 1e9:.2f} GB at most")
     for one in plan["still_weights"]:
