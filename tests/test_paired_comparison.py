@@ -245,9 +245,9 @@ def test_dropped_pairs_are_counted_by_reason():
     (line,) = comparison.lines
     assert line.dropped == {"diverged": 1, "pruned": 1, "unfinished": 1}, "of two reasons the first counts"
     said = sentences(comparison)
-    assert "  complete pairs of configurations: 1, dropped: 3 (1 diverged, 1 pruned, 1 unfinished)" in said[1]
+    assert "  complete pairs of configurations: 1; dropped: 3 (1 diverged, 1 pruned, 1 unfinished)" in said[1]
     pruned, running = comparison.warnings
-    assert "pruned (1 configurations, 1 of them" in pruned
+    assert "pruned (1 configuration(s), 1 of them" in pruned
     assert "unfinished (4 configurations completed, 2 on these" in running
 
 

@@ -468,7 +468,7 @@ def _warnings(
     every, compared = Counter(c.state for c in history), Counter(c.state for side in sides for c in side)
     warnings = []
     if every["pruned"]:
-        count = f"{every['pruned']} configurations, {compared['pruned']} of them on these two sides"
+        count = f"{every['pruned']} configuration(s), {compared['pruned']} of them on these two sides"
         warnings.append(
             f"this sweep was pruned ({count}): the completed configurations are a selection, so differences may be biased"
         )

@@ -174,11 +174,11 @@ def print_views(views: dict[str, str], note: str = "") -> None:
 def print_status(status: dict[str, Any]) -> None:
     """Print one sweep's status."""
     counts = ", ".join(f"{n} {name}" for name, n in status["configurations"].items() if n) or "none started"
-    of = f" of {status['planned_configurations']}" if status["planned_configurations"] else ""
+    planned = f", of {status['planned_configurations']} planned" if status["planned_configurations"] else ""
     print(
         f"{status['sweep']} ({status['task']}): {status['state']}" + (f", {status['note']}" if status["note"] else "")
     )
-    print(f"configurations{of}: {counts}")
+    print(f"configurations: {counts}{planned}")
     remaining = "" if status["cells_left"] is None else f", {status['cells_left']} remaining"
     print(f"runs: {status['cells_done']} finished{remaining}; {status['fold_epochs']} fold-epochs")
     if status["hours_left"] is not None:

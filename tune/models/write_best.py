@@ -254,8 +254,8 @@ def write_best(choice: Selection, out: Path) -> tuple[dict[str, Any], Path]:
     section["digest"] = content_digest(values)
     header = [
         f"The best of {_counted(choice)}:",
-        f"{_score(section)} (validation score: mean over exits, cross-validated, in per cent;",
-        "not comparable with a score on dev). Train it on the whole training split, or reproduce the score:",
+        f"{_score(section)}. The score is the cross-validated mean over exits, in per cent; it is not",
+        "comparable with a score on dev. Train it on the whole training split, or reproduce the score:",
         f"  leebert train --config {path}",
         f"  leebert-tune verify {path}",
         *choice.progress().values(),
