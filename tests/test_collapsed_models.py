@@ -107,7 +107,7 @@ def test_evaluate_ends_with_the_verdict(learned, capsys):
     assert "majority class" in out
     assert ("× layer speed-up" in out) == ("largest layer speed-up" in out) == learned
     if learned:
-        assert last.startswith("dev: learned: mean over exits +1")
+        assert last.startswith("dev: learned: mean over exits minus majority class: +1")
     else:
         assert "no speed-up is claimed, since no exit scores above the majority class; score 74.48" in out
         assert last.startswith(
