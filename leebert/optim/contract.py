@@ -6,12 +6,13 @@ of its method (:mod:`leebert.methods`).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     import torch
 
+    from leebert.optim.outer import OuterObjective
     from leebert.record import Batch
 
 
@@ -44,6 +45,10 @@ class LookAhead(Protocol):
         """
         ...
 
+    def losses_at_start(self) -> torch.Tensor:
+        """Return l, (n,), on the step's batch at θ: in float32 those of the step's own forward pass."""
+        ...
+
 
 class OmegaRule(Protocol):
     """A method's own update of ω, in place of the torch optimiser of the option `omega_optimizer`."""
@@ -74,11 +79,13 @@ class Level(Protocol):
     θ's steps have the same dropout masks on the same batches under every method.
     """
 
-    def theta_step(self, batch: Batch) -> torch.Tensor:
+    def theta_step(self, batch: Batch, *, before: Callable[[torch.Tensor], None] | None = None) -> torch.Tensor:
         """Update θ ← θ − λ1 ∇θ L(θ, ω) on a batch.
 
         Args:
             batch: Tensors by name, with B samples.
+            before: Called with l between the forward and the backward pass; it may update ω, and θ's gradient then has the
+                new weights. With `accumulate` above 1 it costs a forward pass of its own, since no part's graph can wait.
 
         Returns:
             Loss terms l, (n,), from before the update.
@@ -107,11 +114,12 @@ class Level(Protocol):
         """
         ...
 
-    def gradient(self, batch: Batch) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        """Compute l and ∇θ L(θ, ω) on a batch, in one forward and backward pass; θ and ω stay as they are.
+    def gradient(self, batch: Batch, outer: OuterObjective | None = None) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """Differentiate an objective on a batch by the present θ, in one forward and backward pass; θ and ω stay.
 
         Args:
             batch: Tensors by name, with B samples.
+            outer: The objective, a mean over samples; None: L(θ, ω).
 
         Returns:
             Loss terms l, (n,), and the gradient, a vector of θ's size.
