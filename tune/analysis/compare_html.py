@@ -61,9 +61,8 @@ def _sweep(page: HtmlPage, result: OnSweep, prefix: str) -> None:
     }
     if panels:
         page.figure(
-            figures.bands(panels, "exit after layer", "validation score (%)", colours),
-            "Score of each exit at the best epoch, over the pairs and runs that count: mean over runs of the mean over "
-            "configurations, and range over runs.",
+            figures.bands(panels, "exit layer", "validation score (%)", colours),
+            "Score of each exit at the best epoch, averaged over the compared pairs: mean and range over runs.",
         )
     else:
         page.text("The scores of the exits are not recorded.")
@@ -110,8 +109,7 @@ def draw_best(
     else:
         page.figure(
             figures.patience(curves, colours),
-            f"The best configuration of each {of}; a sample exits when this number of successive exits agree. Means over "
-            "runs.",
+            f"The best configuration of each {of} under the exit criterion patience, at each threshold. Means over runs.",
         )
     page.text(*(f"{name}: {describe(c.values)}" for name, c in tops.items()))
     page.heading(f"{prefix}Learned weights over time")

@@ -177,9 +177,8 @@ def _by_algorithm(page: HtmlPage, pool: SweepPool) -> None:
     if len(table) > 1:
         bands = {name: figures.band_of(exit_scores(side, cells_of(side))) for name, side in groups.items()}
         page.figure(
-            figures.bands({"": bands}, "exit after layer", "validation score (%)", colours),
-            "Score of each exit at the best epoch: mean over runs of the mean over completed configurations, and range "
-            "over runs.",
+            figures.bands({"": bands}, "exit layer", "validation score (%)", colours),
+            "Score of each exit at the best epoch, averaged over completed configurations: mean and range over runs.",
         )
         page.table(table)
         page.text(
