@@ -458,6 +458,13 @@ def preference(against: AgainstMajority | None, score: float) -> tuple[bool, flo
     """Rank an epoch: first by whether an exit scores above the majority class, then by the mean over exits.
 
     A metric may score a model that predicts a single class above one that has learned (74.05 against 73.66 on MRPC).
+
+    Args:
+        against: The comparison with the majority class; None if there is none.
+        score: Validation score, mean over exits.
+
+    Returns:
+        A key for sorting, larger for better epochs.
     """
     return against is None or against.above, score
 

@@ -94,7 +94,7 @@ def test_the_file_has_equals_and_front_with_values_scores_layers_and_criterion(s
         assert 1 <= one["layers"] <= EXITS
         assert 0 < one["score"] < 1
     printed = choose("whole", more=("--criterion", "confidence"))
-    assert "on the front from these layers on, under confidence" in printed.out
+    assert "layers: where a configuration's part of the front begins, under confidence" in printed.out
     assert f"{100 * found['pareto']['points'][0]['score']:.2f}" in printed.out
     assert f"the best of {PLANNED - 1} completed configurations of sweep whole:" in printed.out
     assert "running" not in printed.out + (tmp_path / "best" / "mrpc.yaml").read_text()
@@ -258,7 +258,8 @@ def test_without_the_logits_of_any_configuration_there_is_a_best_by_score_only(s
     ran = choose("bare")
     assert ran.code == 0, ran.err
     assert (
-        "no front of score against mean exit layer: every completed configuration has a run whose validation" in ran.out
+        "no Pareto front of score against mean exit layer: every completed configuration has a run whose validation"
+        in ran.out
     )
     for more in (("--pareto",), ("--objective", "speed-up=2")):
         ran = choose("bare", more=more)

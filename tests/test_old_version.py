@@ -32,7 +32,7 @@ NEW_OPTIONS = {("outer",)}
 REWORDED = {
     "score at speed-up 1.5 under pcee with patience 1": "score at layer speed-up 1.5 under pcee with patience 1",
     "this sweep was pruned (2 configurations, 2 of them on these two sides): what is left was selected, differences may be "
-    "biased": "this sweep was pruned (2 configurations, 2 of them on these two sides): the completed configurations are a "
+    "biased": "this sweep was pruned (2 configuration(s), 2 of them on these two sides): the completed configurations are a "
     "selection, so differences may be biased",
 }
 #: Sentences for people, and what depends on place, time, machine or the package's own code.

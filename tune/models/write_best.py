@@ -261,8 +261,8 @@ def write_best(choice: Selection, out: Path) -> tuple[dict[str, Any], Path]:
     section["digest"] = content_digest(values)
     header = [
         f"The best of {_counted(choice)}:",
-        f"{_score(section)} (validation score: mean over exits, cross-validated, in per cent;",
-        "not comparable with a score on dev). Train it on the whole training split, or reproduce the score:",
+        f"{_score(section)}. The score is the cross-validated mean over exits, in per cent; it is not",
+        "comparable with a score on dev. Train it on the whole training split, or reproduce the score:",
         f"  leebert train --config {path}",
         f"  leebert-tune verify {path}",
         *choice.progress().values(),
@@ -285,7 +285,7 @@ def _counted(choice: Selection) -> str:
 def _score(section: dict[str, Any]) -> str:
     """Format mean and standard deviation over cells, in per cent."""
     spread = "" if section.get("score_std") is None else f" ± {100 * section['score_std']:.2f}"
-    return f"{100 * section['score_mean']:.2f}{spread} over {len(section['cells'])} cells (seed × fold)"
+    return f"{100 * section['score_mean']:.2f}{spread} over {len(section['cells'])} runs (seed × fold)"
 
 
 def _against(choice: Selection) -> str:
@@ -357,10 +357,14 @@ def _print_alternatives(choice: Selection, section: dict[str, Any], path: Path) 
     if "pareto" in section:
         # Each configuration once, from the fewest layers at which it is the best one.
         begins = [next(group) for _, group in itertools.groupby(section["pareto"]["points"], key=_origin)]
-        print(f"{len({_origin(p) for p in begins})} configuration(s) are on the front of score against mean exit layer")
-        _print_configurations(f"on the front from these layers on, under {choice.objective.under}", begins, path)
+        print(
+            f"{len({_origin(p) for p in begins})} configuration(s) are on the Pareto front of score against mean exit layer"
+        )
+        _print_configurations(
+            f"layers: where a configuration's part of the front begins, under {choice.objective.under}", begins, path
+        )
     elif choice.no_front:
-        print(f"no front of score against mean exit layer: {choice.no_front}")
+        print(f"no Pareto front of score against mean exit layer: {choice.no_front}")
 
 
 def _origin(point: dict[str, Any]) -> tuple[str, str]:
