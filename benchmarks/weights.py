@@ -86,6 +86,8 @@ class Rows:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.rows: list[dict[str, Any]] = pd.read_parquet(path).to_dict("records") if path.exists() else []
+        for row in self.rows:
+            row["fixed"] = None if row["fixed"] is None or np.isnan(row["fixed"]) else float(row["fixed"])
         self.runs = {_run(row) for row in self.rows}
 
     def add(self, run: Run) -> None:
@@ -121,8 +123,7 @@ class Rows:
 
 
 def _run(row: dict[str, Any]) -> Run:
-    fixed = None if row["fixed"] is None or np.isnan(row["fixed"]) else float(row["fixed"])
-    return Run(row["problem"], row["algorithm"], row["options"], fixed, int(row["seed"]))
+    return Run(*(row[field.name] for field in dataclasses.fields(Run)))
 
 
 def dumped(**options: Any) -> str:
