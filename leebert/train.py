@@ -204,8 +204,9 @@ def train_epochs(
     snapshot = checkpoints.load() if checkpoints else None
     if snapshot is not None:
         assert checkpoints is not None
-        if snapshot.meta["identity"] != run:
-            differs = [k for k in run if snapshot.meta["identity"].get(k) != run[k]]
+        stored = {**training.defaults(), **snapshot.meta["identity"]}
+        if stored != run:
+            differs = [k for k in run if stored.get(k) != run[k]]
             raise CheckpointError(
                 f"the checkpoint in {checkpoints.folder} belongs to another run: {', '.join(differs) or 'keys'} differ(s); "
                 "use another folder, or delete it"
@@ -275,9 +276,13 @@ class _Training:
     def stage(self) -> Stage:
         return self.stages[self.at.stage]
 
+    def defaults(self) -> dict[str, Any]:
+        """The options at their defaults, which hold for options that are newer than a checkpoint."""
+        return _options(TrainConfig(algorithm=self.config.algorithm))
+
     def identity(self) -> dict[str, Any]:
         """The settings that must match to resume from a checkpoint."""
-        settings = self.config.model_dump(mode="json", exclude={*COST_ONLY, "precision", "seed"})
+        settings = _options(self.config)
         return {
             **settings, "stages": [s.name for s in self.stages], "rows": len(self.rows), "seed": list(self.seed),
             "updates": self.updates, "precision": self.runtime.precision,
@@ -493,6 +498,11 @@ def fit(
         if report:
             report(epoch)
     return TrainResult(reports, best)
+
+
+def _options(config: TrainConfig) -> dict[str, Any]:
+    """Return the options that decide the result of a run with one seed in one precision."""
+    return config.model_dump(mode="json", exclude={*COST_ONLY, "precision", "seed"})
 
 
 def _enter(model: Any, stage: Stage, plan: Any, runtime: Runtime) -> Any:

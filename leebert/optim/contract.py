@@ -6,12 +6,13 @@ of its method (:mod:`leebert.methods`).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     import torch
 
+    from leebert.optim.outer import OuterObjective
     from leebert.record import Batch
 
 
@@ -27,6 +28,10 @@ class LookAhead(Protocol):
 
     def losses_at(self, direction: Sequence[torch.Tensor], distance: torch.Tensor) -> torch.Tensor:
         """Compute l, (n,), on the step's batch at θ + distance·direction, with the step's dropout masks and teachers at θ."""
+        ...
+
+    def losses_at_start(self) -> torch.Tensor:
+        """Return l, (n,), on the step's batch at θ: in float32 those of the step's own forward pass."""
         ...
 
 
@@ -59,8 +64,17 @@ class Level(Protocol):
     θ's steps have the same dropout masks on the same batches under every method.
     """
 
-    def theta_step(self, batch: Batch) -> torch.Tensor:
-        """Update θ ← θ − λ1 ∇θ L(θ, ω) on a batch; return l from before the update."""
+    def theta_step(self, batch: Batch, *, before: Callable[[torch.Tensor], None] | None = None) -> torch.Tensor:
+        """Update θ ← θ − λ1 ∇θ L(θ, ω) on a batch.
+
+        Args:
+            batch: The batch.
+            before: Called with l between the forward and the backward pass; it may update ω, and θ's gradient then has the
+                new weights. With `accumulate` above 1 it costs a forward pass of its own, since no part's graph can wait.
+
+        Returns:
+            l, (n,), from before the update.
+        """
         ...
 
     def look_ahead(self, batch: Batch) -> LookAhead:
@@ -71,8 +85,16 @@ class Level(Protocol):
         """Compute l on each batch at the present θ, without gradients; one forward pass per batch."""
         ...
 
-    def gradient(self, batch: Batch) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        """Compute l and ∇θ L(θ, ω) on a batch at the present θ, in one forward and backward pass; θ and ω stay."""
+    def gradient(self, batch: Batch, outer: OuterObjective | None = None) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """Differentiate an objective on a batch by the present θ, in one forward and backward pass; θ and ω stay.
+
+        Args:
+            batch: The batch.
+            outer: The objective, a mean over samples; None: L(θ, ω).
+
+        Returns:
+            l, (n,), and the gradient, one tensor per parameter.
+        """
         ...
 
     def omega_step(
