@@ -15,9 +15,10 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import itertools
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,13 +32,23 @@ from leebert.testing.known_weights import trained
 from tune.analysis.stats import Interval, corrected_t
 
 CONTROL = "uniform-d1"
-LEARNED = ("slo", "blo", "clo-v1", "clo-v2", "hyper")
+#: The methods that are compared, in this order, each at all problems before the next seed.
+METHODS: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("slo", {}),
+    ("blo", {}),
+    ("clo-v1", {}),
+    ("clo-v2", {}),
+    ("hyper-v2", {}),
+    ("hyper-v2", {"parametrisation": "exit_teacher"}),
+)
+#: Slower ones, which run after all seeds of these.
+SLOW: tuple[tuple[str, dict[str, Any]], ...] = (("hyper", {}), ("hyper", {"outer": "ce"}))
 #: λ2 at which ω moves by about 2, and as far as it wants, in 240 updates.
 RATES = (0.01, 0.1)
 #: Problems on which the other parametrisations are compared, at the larger rate.
 SHAPED = ("constant", "noisy_labels")
 SHAPES = ("raw", "softplus", "group_softmax")
-SHAPED_METHODS = ("slo", "clo-v2", "hyper")
+SHAPED_METHODS = ("slo", "clo-v2", "hyper-v2")
 #: Fixed weights of the marked terms. Distillation terms have the factor 1/12, so a large weight means almost only them.
 GRID = {"bad": (0.0, 0.25, 0.5, 1.0), "good": (1.0, 4.0, 16.0, 64.0)}
 #: Seeds on which the fixed weight is chosen; none is reported.
@@ -75,9 +86,10 @@ class Run:
 
 
 def label(algorithm: str, options: str) -> str:
-    """Return a row's name: the method, and its options but λ2 and parametrisation."""
-    other = {k: v for k, v in json.loads(options).items() if k not in ("lr_omega", "parametrisation")}
-    return " ".join([algorithm, *(f"{k}={v}" for k, v in other.items())])
+    """Return a row's name: the method and the values of its options, λ2 last."""
+    values = json.loads(options)
+    rate = values.pop("lr_omega", "")
+    return " ".join([algorithm, *(str(value) for value in values.values()), str(rate)])
 
 
 class Rows:
@@ -97,6 +109,11 @@ class Rows:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with replaced(self.path, sync=False) as temporary:
             pd.DataFrame(self.rows).to_parquet(temporary, compression="zstd", index=False)
+
+    def of(self, problem: str, algorithm: str, options: str) -> list[dict[str, Any]]:
+        """Return the rows of a method with these options; not those with fixed weights."""
+        wanted = (problem, algorithm, options, None)
+        return [r for r in self.rows if (r["problem"], r["algorithm"], r["options"], r["fixed"]) == wanted]
 
     def scores(self, problem: str, algorithm: str, options: str = "{}", fixed: float | None = None) -> dict[int, float]:
         """Return the score of each seed."""
@@ -126,34 +143,41 @@ def _run(row: dict[str, Any]) -> Run:
     return Run(*(row[field.name] for field in dataclasses.fields(Run)))
 
 
-def dumped(**options: Any) -> str:
+def dumped(options: Mapping[str, Any]) -> str:
     """Return options as the JSON of a row."""
     return json.dumps(options, sort_keys=True)
 
 
+def at_rate(rate: float, options: Mapping[str, Any]) -> str:
+    """Return options and λ2 as the JSON of a row."""
+    return dumped({**options, "lr_omega": rate})
+
+
 def planned(rows: Rows, problems: Sequence[str], seeds: int, extra: Sequence[tuple[str, str]]) -> Iterator[Run]:
-    """Yield all runs: the grid's choice, then seed by seed all methods, `extra`, other parametrisations, smaller rates."""
-    for seed in CHOOSING:
-        for problem in problems:
-            grid = GRID[PROBLEMS[problem].worth]
-            yield from (Run(problem, CONTROL, fixed=weight, seed=seed) for weight in grid)
-    for seed in range(seeds):
-        for problem in problems:
-            yield Run(problem, CONTROL, seed=seed)
-            if (weight := rows.best_fixed(problem)) is not None:
-                yield Run(problem, CONTROL, fixed=weight, seed=seed)
-            yield from (Run(problem, method, dumped(lr_omega=RATES[-1]), seed=seed) for method in LEARNED)
-    for seed in range(seeds):
-        yield from (Run(problem, method, options, seed=seed) for problem in problems for method, options in extra)
-    for seed in range(seeds):
-        for problem in (p for p in problems if p in SHAPED):
-            for shape in SHAPES:
-                options = dumped(lr_omega=RATES[-1], parametrisation=shape)
-                yield from (Run(problem, method, options, seed=seed) for method in SHAPED_METHODS)
-    for seed in range(seeds):
-        for problem in problems:
-            for rate in RATES[:-1]:
-                yield from (Run(problem, method, dumped(lr_omega=rate), seed=seed) for method in LEARNED)
+    """Yield all runs, the most important first.
+
+    These are the choice of the fixed weight, the methods at the large rate seed by seed, `extra`, the slow methods, other
+    parametrisations, and the small rate.
+    """
+    for seed, problem in itertools.product(CHOOSING, problems):
+        grid = GRID[PROBLEMS[problem].worth]
+        yield from (Run(problem, CONTROL, fixed=weight, seed=seed) for weight in grid)
+    pairs = list(itertools.product(range(seeds), problems))
+    for seed, problem in pairs:
+        yield Run(problem, CONTROL, seed=seed)
+        if (weight := rows.best_fixed(problem)) is not None:
+            yield Run(problem, CONTROL, fixed=weight, seed=seed)
+        yield from (Run(problem, method, at_rate(RATES[-1], own), seed=seed) for method, own in METHODS)
+    for seed, problem in pairs:
+        yield from (Run(problem, method, options, seed=seed) for method, options in extra)
+    for seed, problem in pairs:
+        yield from (Run(problem, method, at_rate(RATES[-1], own), seed=seed) for method, own in SLOW)
+    for seed, problem in (pair for pair in pairs if pair[1] in SHAPED):
+        for shape, method in itertools.product(SHAPES, SHAPED_METHODS):
+            yield Run(problem, method, at_rate(RATES[-1], {"parametrisation": shape}), seed=seed)
+    for seed, problem in pairs:
+        for rate, (method, own) in itertools.product(RATES[:-1], METHODS):
+            yield Run(problem, method, at_rate(rate, own), seed=seed)
 
 
 def parsed(text: str) -> tuple[str, str]:
@@ -168,7 +192,7 @@ def parsed(text: str) -> tuple[str, str]:
             options[key] = json.loads(value)
         except json.JSONDecodeError:
             options[key] = value
-    return method, dumped(**options)
+    return method, dumped(options)
 
 
 def shown(interval: Interval) -> str:
@@ -186,9 +210,8 @@ def table(rows: Rows, problems: Sequence[str], methods: Sequence[tuple[str, str]
     best = ["-" if w is None else shown(rows.difference(p, CONTROL, fixed=w)) for p, w in fixed]
     yield f"{'best fixed':24s}" + "".join(f"{value:>14s}" for value in best)
     for method, options in methods:
-        name = f"{label(method, options)} {json.loads(options).get('lr_omega', '')}"
         values = [shown(rows.difference(p, method, options)) for p in problems]
-        yield f"{name[:24]:24s}" + "".join(f"{value:>14s}" for value in values)
+        yield f"{label(method, options):24s}" + "".join(f"{value:>14s}" for value in values)
 
 
 def options() -> argparse.Namespace:
@@ -216,7 +239,7 @@ def main() -> None:
             pending += 1
             continue
         rows.add(run)
-    methods = [(method, dumped(lr_omega=rate)) for method in LEARNED for rate in RATES] + given.run
+    methods = [(method, at_rate(rate, own)) for method, own in (*METHODS, *SLOW) for rate in RATES] + given.run
     for at in range(0, len(problems), 4):
         print("\n".join(table(rows, problems[at : at + 4], methods)), end="\n\n")
     given.run, given.out = [" ".join(run) for run in given.run], given.out.name

@@ -36,22 +36,23 @@ def variants(rows: benchmark.Rows, select: Callable[[dict[str, object]], bool]) 
     """Return the methods and options of the runs whose options are selected, in the order of `leebert methods`."""
     pairs = {(r["algorithm"], r["options"]) for r in rows.rows if r["fixed"] is None}
     chosen = [(a, o) for a, o in pairs if a != benchmark.CONTROL and select(json.loads(o))]
-    order = list(benchmark.LEARNED) + [name for name in METHODS if name not in benchmark.LEARNED]
+    order = [name for name, _ in (*benchmark.METHODS[:4], *benchmark.SLOW, *benchmark.METHODS)] + list(METHODS)
     return sorted(chosen, key=lambda pair: (order.index(pair[0]), pair[1]))
 
 
 def at_rate(rate: float) -> Callable[[dict[str, object]], bool]:
-    """Select the default parametrisation at a λ2; methods without λ2 are in the table of the larger one."""
-    return lambda o: o.get("parametrisation", DEFAULT) == DEFAULT and o.get("lr_omega", benchmark.RATES[-1]) == rate
+    """Select the parametrisations that all problems have, at a λ2; methods without λ2 are in the table of the larger one."""
+    shown = (DEFAULT, "exit_teacher")
+    return lambda o: o.get("parametrisation", DEFAULT) in shown and o.get("lr_omega", benchmark.RATES[-1]) == rate
 
 
 def named(variant: Variant, shape: bool = False) -> str:
     """Return a row's name in a table."""
     options = json.loads(variant[1])
-    other = {k: v for k, v in options.items() if k not in ("lr_omega", "parametrisation")}
-    notes = [f"`{k}` {v}" for k, v in other.items()]
-    if shape:
-        notes.insert(0, f"`{options.get('parametrisation', DEFAULT)}`")
+    parametrisation = options.pop("parametrisation", DEFAULT)
+    notes = [f"`{k}` {v}" for k, v in options.items() if k != "lr_omega"]
+    if shape or parametrisation != DEFAULT:
+        notes.insert(0, f"`{parametrisation}`")
     return ", ".join([algorithm_label(variant[0]), *notes])
 
 
@@ -78,7 +79,7 @@ def problems(rows: benchmark.Rows) -> Iterator[str]:
         gain = "–" if best is None else difference(rows, name, (benchmark.CONTROL, "{}"), best)
         metric = "macro F1" if problem.metric == "macro_f1" else problem.metric
         yield (
-            f"| `{name}` | {problem.title} | {problem.worth} | {metric} | {100 * np.mean(scores):.1f} "
+            f"| `{name}` | {problem.title.replace('|', chr(92) + '|')} | {problem.worth} | {metric} | {100 * np.mean(scores):.1f} "
             f"| {'–' if best is None else f'{best:g}'} | {gain} |"
         )
 
@@ -102,7 +103,7 @@ def ends(rows: benchmark.Rows, rate: float) -> Iterator[str]:
     for variant in variants(rows, at_rate(rate)):
         cells = []
         for name, problem in PROBLEMS.items():
-            ended = [r for r in rows.rows if (r["problem"], r["algorithm"], r["options"]) == (name, *variant)]
+            ended = rows.of(name, *variant)
             ce = [np.mean(np.asarray(r["weights"])[list(problem.scored)]) for r in ended]
             cells.append(f"{np.mean([r['marked'] for r in ended]):.2f} / {np.mean(ce):.2f}" if ended else "–")
         yield f"| {named(variant)} | " + " | ".join(cells) + " |"
@@ -110,20 +111,16 @@ def ends(rows: benchmark.Rows, rate: float) -> Iterator[str]:
 
 def shapes(rows: benchmark.Rows) -> Iterator[str]:
     """Differences from uniform weights by parametrisation, on the problems on which several were compared."""
-    chosen = [v for v in variants(rows, lambda o: "parametrisation" in o)]
-    columns = [
-        p
-        for p in PROBLEMS
-        if any(r["problem"] == p and "parametrisation" in json.loads(r["options"]) for r in rows.rows)
-    ]
-    compared_methods = {algorithm for algorithm, _ in chosen}
-    defaults = [v for v in variants(rows, at_rate(benchmark.RATES[-1])) if v[0] in compared_methods]
+    large = benchmark.RATES[-1]
+    chosen = variants(rows, lambda o: o.get("lr_omega") == large and "outer" not in o)
+    chosen = [(method, options) for method, options in chosen if method in benchmark.SHAPED_METHODS]
+    columns = benchmark.SHAPED
     yield "| method, parametrisation | " + " | ".join(f"`{p}`, points | its terms' weight" for p in columns) + " |"
     yield "| --- |" + " ---: |" * (2 * len(columns))
-    for variant in defaults + chosen:
+    for variant in chosen:
         cells = []
         for p in columns:
-            marked = [r["marked"] for r in rows.rows if (r["problem"], r["algorithm"], r["options"]) == (p, *variant)]
+            marked = [r["marked"] for r in rows.of(p, *variant)]
             cells += [difference(rows, p, variant), f"{np.mean(marked):.2f}" if marked else "–"]
         yield f"| {named(variant, shape=True)} | " + " | ".join(cells) + " |"
 
@@ -134,13 +131,17 @@ def draw(rows: benchmark.Rows) -> None:
     chosen = variants(rows, at_rate(benchmark.RATES[-1]))
     for axis, (name, problem) in zip(axes.flat, PROBLEMS.items(), strict=False):
         for place, variant in enumerate(chosen):
-            runs = [r for r in rows.rows if (r["problem"], r["algorithm"], r["options"]) == (name, *variant)]
+            runs = rows.of(name, *variant)
             if not runs:
                 continue
             epochs = np.array([0, *runs[0]["epochs"]])
             path = np.array([[1.0, *r["path"]] for r in runs])
-            style = {"color": algorithm_colour(variant[0]), "ls": ("-", "--", ":", "-.")[place % 4]}
-            axis.plot(epochs, path.mean(axis=0), label=named(variant).replace("`", ""), lw=1.6, **style)
+            style = {
+                "color": algorithm_colour(variant[0]),
+                "ls": ("-", "--", ":", "-.")[place % 4],
+                "lw": 3.2 - 0.3 * place,
+            }
+            axis.plot(epochs, path.mean(axis=0), label=named(variant).replace("`", ""), **style)
             axis.fill_between(epochs, path.min(axis=0), path.max(axis=0), color=style["color"], alpha=0.12, lw=0)
         axis.axhline(1, color="#8c8c8c", lw=0.8)
         axis.set(title=f"{name} ({problem.worth} terms)", ylim=(-0.1, 4.1))
@@ -155,8 +156,8 @@ def draw(rows: benchmark.Rows) -> None:
     figure.savefig(PICTURE, dpi=90)
 
 
-def main() -> None:
-    rows = benchmark.Rows(RUNS)
+def rendered(page: str, rows: benchmark.Rows) -> str:
+    """Return the page with the tables of these runs."""
     large, small = benchmark.RATES[-1], benchmark.RATES[0]
     tables = {
         "problems": problems(rows),
@@ -165,7 +166,6 @@ def main() -> None:
         "small": compared(rows, small),
         "shapes": shapes(rows),
     }
-    page = PAGE.read_text()
     for name, lines in tables.items():
         text = "\n".join(lines)
         page = re.sub(
@@ -174,7 +174,12 @@ def main() -> None:
             page,
             flags=re.S,
         )
-    PAGE.write_text(page)
+    return page
+
+
+def main() -> None:
+    rows = benchmark.Rows(RUNS)
+    PAGE.write_text(rendered(PAGE.read_text(), rows))
     draw(rows)
 
 
