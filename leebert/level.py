@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from leebert.norms import statistics_kept, training_mode
 from leebert.objective import ObjectiveState
 from leebert.omega import travel
 from leebert.optim.contract import OmegaRule
+from leebert.optim.outer import OuterObjective
 from leebert.record import Batch, Keep, Record, micro_batches
 from leebert.runtime import RandomState, Runtime, derive_seed
 from leebert.stages import OPTIMIZERS, SCHEDULES, Stage, balances
@@ -68,9 +69,12 @@ class StageLevel:
         self.state: ObjectiveState = {name: t.to(runtime.device) for name, t in start.items()}
         self.start = stage.objective.weights(self.state).clone()  # before a checkpoint's state replaces it
         self.omega_optimizer: torch.optim.Optimizer | None = None
+        self.omega_optimizer_at_lr_theta: torch.optim.Optimizer | None = None  # adam_each: of the terms at λ1
         if "omega" in self.state:
-            make = torch.optim.Adam if config.omega_optimizer == "adam" else torch.optim.SGD
+            make = torch.optim.SGD if config.omega_optimizer == "sgd" else torch.optim.Adam
             self.omega_optimizer = make([self.state["omega"].requires_grad_(False)], lr=config.lr_omega)
+            if config.omega_optimizer == "adam_each":
+                self.omega_optimizer_at_lr_theta = make([self.state["omega"]], lr=self.lr_theta)
         self.memory: dict[str, torch.Tensor] = {}  # of a rule that replaces the optimiser of ω
         self.d2: Iterator[Batch] = iter(())
         self.seed = (*seed, stage.name, "omega")
@@ -103,8 +107,8 @@ class StageLevel:
     def to_device(self, batch: Batch) -> Batch:
         return {name: t.to(self.runtime.device, non_blocking=True) for name, t in batch.items()}
 
-    def theta_step(self, batch: Batch) -> torch.Tensor:
-        return self._descend(batch).losses
+    def theta_step(self, batch: Batch, *, before: Callable[[torch.Tensor], None] | None = None) -> torch.Tensor:
+        return self._descend(batch, before).losses
 
     def look_ahead(self, batch: Batch) -> TakenStep:
         start = {name: p.detach().clone() for name, p in self.theta.items()}
@@ -120,24 +124,30 @@ class StageLevel:
             parts=descent.parts,
             gradients=_filled(descent.gradients, self.theta.values()),
             clipped=(self.config.clip_norm / descent.norm).clamp(max=1),
+            losses=descent.losses,
+            exact=self.runtime.precision == "fp32",
         )
 
-    def gradient(self, batch: Batch) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    def gradient(self, batch: Batch, outer: OuterObjective | None = None) -> tuple[torch.Tensor, list[torch.Tensor]]:
         samples = len(batch["labels"])
         with self._for_omega():
             parts = [
-                self._backward(p, len(p["labels"]) / samples) for p in micro_batches(batch, self.config.accumulate)
+                self._backward(p, len(p["labels"]) / samples, outer=outer)
+                for p in micro_batches(batch, self.config.accumulate)
             ]
         gradients = _filled([p.grad for p in self.theta.values()], self.theta.values())
         self.theta_optimizer.zero_grad(set_to_none=True)
         return torch.stack([losses for losses, _ in parts]).sum(dim=0), gradients
 
-    def _descend(self, batch: Batch) -> _Descent:
+    def _descend(self, batch: Batch, before: Callable[[torch.Tensor], None] | None = None) -> _Descent:
         for group in self.theta_optimizer.param_groups:
             group["lr"] = self.rate
         samples = len(batch["labels"])
         batches = micro_batches(batch, self.config.accumulate)
-        parts = [self._backward(part, len(part["labels"]) / samples) for part in batches]
+        if before and len(batches) > 1:
+            before(*self.losses(batch))
+            before = None
+        parts = [self._backward(part, len(part["labels"]) / samples, before) for part in batches]
         records = [record for _, record in parts]
         losses = torch.stack([losses for losses, _ in parts]).sum(dim=0)  # (n,)
         loss = self.stage.objective.weights(self.state).detach() @ losses
@@ -152,17 +162,26 @@ class StageLevel:
         self.finite &= torch.isfinite(loss) & torch.isfinite(norm)
         return _Descent(list(zip(batches, records, strict=True)), losses, gradients, norm)
 
-    def _backward(self, part: Batch, share: float) -> tuple[torch.Tensor, Record]:
+    def _backward(
+        self,
+        part: Batch,
+        share: float,
+        before: Callable[[torch.Tensor], None] | None = None,
+        outer: OuterObjective | None = None,
+    ) -> tuple[torch.Tensor, Record]:
         """Add the gradient of a part that is this `share` of its batch; return the share's l, (n,), and the record.
 
-        The results hold no graph, so that its memory is free for the next part.
+        The gradient is that of L, with the weights that `before` leaves, or of an outer objective. The results hold no graph,
+        so that its memory is free for the next part.
         """
         keep = self.stage.objective.keep
         with self.runtime.autocast():
             record = _record(self.model, part, keep)
             target = self._teach(part)
         losses = self.stage.objective.terms(record, self.state, target) * share
-        loss = self.stage.objective.weights(self.state).detach() @ losses
+        if before:
+            before(losses.detach())
+        loss = outer(record) * share if outer else self.stage.objective.weights(self.state).detach() @ losses
         if loss.requires_grad:  # False if only frozen layers were drawn (BERT-of-Theseus)
             loss.backward()
         # States are dropped: they are large, and nothing needs them after the step.
@@ -225,22 +244,39 @@ class StageLevel:
         rule: OmegaRule | None = None,
     ) -> None:
         assert self.omega_optimizer is not None, "a method that learns ω needs an objective with ω"
-        # Eq. 9 as one step at λ2: the gradient of L_B1 is scaled by the current λ1 / λ2, which is exact for SGD.
         omega = self.state["omega"]
-        total = torch.zeros_like(omega)
-        if at_lr_theta is not None:
-            total += (self.rate / self.config.lr_omega) * at_lr_theta
-        if at_lr_omega is not None:
-            total += at_lr_omega
-        # The pullback is linear in l, so one pullback of the sum is the sum of the pullbacks.
-        gradient: torch.Tensor = self.stage.objective.pullback(self.state, total)  # type: ignore[attr-defined]
         if rule is None:
-            omega.grad = gradient
-            self.omega_optimizer.step()
+            by_optimizer = self._omega_gradients(at_lr_theta, at_lr_omega)  # all at the present ω
+            for optimizer, gradient in by_optimizer:
+                omega.grad = gradient
+                optimizer.step()
             omega.grad = None
         else:
+            gradient = self._pulled_back(at_lr_theta, at_lr_omega)
             omega.copy_(self._checked(rule(omega.clone(), gradient, self.config.lr_omega, self.memory)))
         self.finite &= torch.isfinite(omega).all()
+
+    def _omega_gradients(
+        self, at_lr_theta: torch.Tensor | None, at_lr_omega: torch.Tensor | None
+    ) -> list[tuple[torch.optim.Optimizer, torch.Tensor]]:
+        """Return the optimisers of ω that step, each with its gradient."""
+        assert self.omega_optimizer is not None
+        if self.omega_optimizer_at_lr_theta is None:
+            return [(self.omega_optimizer, self._pulled_back(at_lr_theta, at_lr_omega))]
+        self.omega_optimizer_at_lr_theta.param_groups[0]["lr"] = self.rate
+        each = ((self.omega_optimizer_at_lr_theta, at_lr_theta), (self.omega_optimizer, at_lr_omega))
+        return [(optimizer, self._pulled_back(None, terms)) for optimizer, terms in each if terms is not None]
+
+    def _pulled_back(self, at_lr_theta: torch.Tensor | None, at_lr_omega: torch.Tensor | None) -> torch.Tensor:
+        """Compute the gradient of ω for a step at λ2 from terms l for either rate.
+
+        Eq. 9 as one step at λ2: the gradient of L_B1 is scaled by the current λ1 / λ2, which is exact for SGD. The pullback is
+        linear in l, so one pullback of the sum is the sum of the pullbacks.
+        """
+        scaled = [] if at_lr_theta is None else [(self.rate / self.config.lr_omega) * at_lr_theta]
+        terms = scaled + ([] if at_lr_omega is None else [at_lr_omega])
+        gradient: torch.Tensor = self.stage.objective.pullback(self.state, torch.stack(terms).sum(dim=0))  # type: ignore[attr-defined]
+        return gradient
 
     def _checked(self, omega: torch.Tensor) -> torch.Tensor:
         """Return a rule's next ω. Raises ConfigError if it is of another shape, or the rule's memory can't be saved."""
@@ -263,30 +299,36 @@ class StageLevel:
 
     # For checkpoints.
 
+    def _omega_optimizers(self) -> list[tuple[str, torch.optim.Optimizer]]:
+        """Return the optimisers of ω by the names of their tensors."""
+        both = (("omega", self.omega_optimizer), ("omega_at_lr_theta", self.omega_optimizer_at_lr_theta))
+        return [(name, optimizer) for name, optimizer in both if optimizer is not None]
+
     def optimizer_tensors(self) -> dict[str, torch.Tensor]:
         tensors = {}
         for name, parameter in self.theta.items():
             for key, value in self.theta_optimizer.state[parameter].items():
                 tensors[f"theta/{key}/{name}"] = value
-        if self.omega_optimizer is not None:
-            for key, value in self.omega_optimizer.state[self.state["omega"]].items():
+        for kind, optimizer in self._omega_optimizers():
+            for key, value in optimizer.state[self.state["omega"]].items():
                 if isinstance(value, torch.Tensor):
-                    tensors[f"omega/{key}"] = value
+                    tensors[f"{kind}/{key}"] = value
         tensors |= {f"memory/{name}": t.clone() for name, t in self.memory.items()}  # two may share their storage
         return tensors | {f"state/{name}": t for name, t in self.state.items()}
 
     def load_optimizer_tensors(self, tensors: Mapping[str, torch.Tensor]) -> None:
         """Load the tensors of :meth:`optimizer_tensors`; other tensors of a checkpoint are ignored."""
+        of_omega = dict(self._omega_optimizers())
         for full, value in tensors.items():
             kind, _, inner = full.partition("/")
             if kind == "state":
                 self.state[inner].copy_(value)
             elif kind == "memory":
                 self.memory[inner] = value.to(self.runtime.device)
-            elif kind == "omega" and self.omega_optimizer is not None:
+            elif kind in of_omega:
                 # By default Adam keeps its step count on the CPU.
                 moved = value if inner == "step" else value.to(self.runtime.device)
-                self.omega_optimizer.state[self.state["omega"]][inner] = moved
+                of_omega[kind].state[self.state["omega"]][inner] = moved
             elif kind == "theta":
                 key, _, name = inner.partition("/")
                 parameter = self.theta[name]

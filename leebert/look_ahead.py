@@ -41,6 +41,8 @@ class TakenStep:
         parts: The parts of the batch, each with its record, without a graph.
         gradients: g after clipping; zeros for parameters without a gradient.
         clipped: Factor ≤ 1 by which clipping multiplied g, a scalar.
+        losses: l, (n,), of the step's forward pass.
+        exact: Whether that pass ran in θ's precision, so that `losses` compare with :meth:`losses_at`.
     """
 
     model: nn.Module
@@ -52,6 +54,8 @@ class TakenStep:
     parts: Sequence[tuple[Batch, Record]]
     gradients: Sequence[torch.Tensor]
     clipped: torch.Tensor
+    losses: torch.Tensor
+    exact: bool
 
     @torch.no_grad()
     def pullback(self, v: Sequence[torch.Tensor]) -> list[torch.Tensor]:
@@ -86,6 +90,13 @@ class TakenStep:
                 share = len(batch["labels"]) / samples
                 terms.append(self.objective.terms(record, self.state, teacher=at_start) * share)
         return torch.stack(terms).sum(dim=0)
+
+    def losses_at_start(self) -> torch.Tensor:
+        """Return l, (n,), on the step's batch at θ, in θ's precision: without a forward pass if the step had that, too."""
+        if self.exact:
+            return self.losses
+        still = [torch.zeros((), device=p.device).expand_as(p) for p in self.start.values()]
+        return self.losses_at(still, self.clipped)
 
 
 def _inner(a: Sequence[torch.Tensor], b: Sequence[torch.Tensor]) -> torch.Tensor:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from leebert.config import TrainConfig
 from leebert.methods import METHODS
+from leebert.methods.common import outer_of
 
 if TYPE_CHECKING:
     import torch
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 MOVED = 0.05
 
 #: The largest change of a weight per small change of ω: the derivative by its own ω and, for softmaxes, by the others.
-_BY_OMEGA = {"raw": 1.0, "softplus": 1 - 1 / math.e, "exit_softmax": 2.0, "group_softmax": 2.0}
+_BY_OMEGA = {"raw": 1.0, "softplus": 1 - 1 / math.e, "exit_softmax": 2.0, "group_softmax": 2.0, "exit_teacher": 4.0}
 
 
 def learns_omega(algorithm: str) -> bool:
@@ -69,9 +70,9 @@ class Reach:
 def reach(config: TrainConfig, updates: int, num_classes: int) -> Reach:
     """Estimate how far loss weights can move in a run.
 
-    A step of Adam moves ω by about λ2, whatever the gradient. A step of SGD moves it by the rate times the gradient, a loss term
-    of at most about ln K, the cross-entropy of random guesses. ω is updated with every step of θ or, without `omega_in_cycle`,
-    once in C steps; λ2 applies once in C steps, and CLO's λ1 in each.
+    A step of Adam moves ω by about its rate, whatever the gradient. A step of SGD moves it by the rate times the gradient, a loss
+    term of at most about ln K, the cross-entropy of random guesses; a hypergradient has no such bound. ω is updated once in C
+    steps of θ and, by CLO with `omega_in_cycle`, also in the others; λ2 applies once in C steps, and CLO's λ1 in each.
 
     Args:
         config: Options of a method that learns ω (:func:`learns_omega`).
@@ -81,12 +82,20 @@ def reach(config: TrainConfig, updates: int, num_classes: int) -> Reach:
     options = METHODS[config.algorithm].options
     cycle = config.cycle_length if "cycle_length" in options else 1
     on_d2 = max(1, updates // cycle)
-    every = max(1, updates) if config.omega_in_cycle else on_d2
+    on_d1 = METHODS[config.algorithm].omega_on_d1
+    weighted = outer_of(config) is None
+    every = max(1, updates) if on_d1 and config.omega_in_cycle and weighted else on_d2
     factor = _BY_OMEGA[config.parametrisation]
     if config.omega_optimizer == "adam":
         return Reach(factor * config.lr_omega * every, MOVED / (factor * every))
+    by_theta = config.lr_theta * every if on_d1 else 0.0
+    if config.omega_optimizer == "adam_each":
+        needed = max(0.0, MOVED / factor - by_theta) / on_d2
+        return Reach(factor * (by_theta + config.lr_omega * on_d2), needed)
+    if not weighted:
+        return Reach(math.inf, 0.0)
     gradient = math.log(num_classes)
-    by_theta = config.lr_theta * every * gradient if METHODS[config.algorithm].omega_on_d1 else 0.0
+    by_theta *= gradient
     at_rate = on_d2 * gradient
     needed = max(0.0, MOVED / factor - by_theta) / at_rate
     return Reach(factor * (by_theta + config.lr_omega * at_rate), needed)

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
 
 TeacherSet = Literal["lae", "lle", "last", "none"]
-Parametrisation = Literal["raw", "softplus", "exit_softmax", "group_softmax"]
+Parametrisation = Literal["raw", "softplus", "exit_softmax", "group_softmax", "exit_teacher"]
 Precision = Literal["auto", "fp32", "bf16"]
 
 
@@ -99,8 +99,10 @@ class StandardOptions(Frozen):
     parametrisation: Parametrisation = Field(
         "exit_softmax", description="Mapping of ω to loss weights (ours; measured in docs/decisions)."
     )
-    omega_optimizer: Literal["adam", "sgd"] = Field(
-        "adam", description="ω's optimiser: Adam for text, SGD for images (section 4)."
+    omega_optimizer: Literal["adam", "sgd", "adam_each"] = Field(
+        "adam",
+        description="ω's optimiser: Adam for text, SGD for images (section 4). Under adam, eq. 9 is one step on the sum of both "
+        "gradients; adam_each: one Adam at λ1 and one at λ2, each with its gradient (ours).",
     )
     omega_forward: Literal["train", "eval"] = Field(
         "train", description="Dropout on (train) or off (eval) in forward passes for ω (ours; measured)."

@@ -56,6 +56,8 @@ class EpochReport:
         majority: Comparison with the majority class (:meth:`leebert.majority.AgainstMajority.as_dict`).
         omega: Distance of the loss weights from their start: `moved`, `spread`.
         validation: Validation logits of a new best epoch; else None.
+        term_weights: (n,) weights of all loss terms, in the order of :class:`leebert.weights.Terms`; None in reports that a
+            resumed run repeats.
         model: The model, which a stage may have replaced.
         checkpoint: Digest of the checkpoint of this epoch; None if none was written.
     """
@@ -77,6 +79,7 @@ class EpochReport:
     majority: dict[str, Any] | None = None
     omega: dict[str, float] | None = None
     validation: RecordedLogits | None = dataclasses.field(default=None, repr=False, compare=False)
+    term_weights: np.ndarray | None = dataclasses.field(default=None, repr=False, compare=False)
     model: Any = dataclasses.field(default=None, repr=False, compare=False)
     checkpoint: str | None = dataclasses.field(default=None, compare=False)
 
@@ -87,7 +90,7 @@ class EpochReport:
         return self.validation
 
     def plain(self) -> dict[str, Any]:
-        """Return JSON-ready values, without validation logits, model and checkpoint."""
+        """Return JSON-ready values, without validation logits, term weights, model and checkpoint."""
         return {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.compare}
 
 
@@ -201,8 +204,9 @@ def train_epochs(
     snapshot = checkpoints.load() if checkpoints else None
     if snapshot is not None:
         assert checkpoints is not None
-        if snapshot.meta["identity"] != run:
-            differs = [k for k in run if snapshot.meta["identity"].get(k) != run[k]]
+        stored = {**training.defaults(), **snapshot.meta["identity"]}
+        if stored != run:
+            differs = [k for k in run if stored.get(k) != run[k]]
             raise CheckpointError(
                 f"the checkpoint in {checkpoints.folder} belongs to another run: {', '.join(differs) or 'keys'} differ(s); "
                 "use another folder, or delete it"
@@ -272,9 +276,13 @@ class _Training:
     def stage(self) -> Stage:
         return self.stages[self.at.stage]
 
+    def defaults(self) -> dict[str, Any]:
+        """The options at their defaults, which hold for options that are newer than a checkpoint."""
+        return _options(TrainConfig(algorithm=self.config.algorithm))
+
     def identity(self) -> dict[str, Any]:
         """The settings that must match to resume from a checkpoint."""
-        settings = self.config.model_dump(mode="json", exclude={*COST_ONLY, "precision", "seed"})
+        settings = _options(self.config)
         return {
             **settings, "stages": [s.name for s in self.stages], "rows": len(self.rows), "seed": list(self.seed),
             "updates": self.updates, "precision": self.runtime.precision,
@@ -358,6 +366,7 @@ class _Training:
             majority=scored.against.as_dict() if scored and scored.against else None,
             omega=level.travelled(),
             validation=scored.outcome if scored and self.at.best_epoch == len(self.reports) else None,
+            term_weights=self.stage.objective.weights(level.state).detach().cpu().numpy().copy(),
             model=self.model,
         )
         self.reports.append(report)
@@ -453,6 +462,13 @@ def preference(against: AgainstMajority | None, score: float) -> tuple[bool, flo
     """Rank an epoch: first by whether an exit scores above the majority class, then by the mean over exits.
 
     A metric may score a model that predicts a single class above one that has learned (74.05 against 73.66 on MRPC).
+
+    Args:
+        against: The comparison with the majority class; None if there is none.
+        score: Validation score, mean over exits.
+
+    Returns:
+        A key for sorting, larger for better epochs.
     """
     return against is None or against.above, score
 
@@ -489,6 +505,11 @@ def fit(
         if report:
             report(epoch)
     return TrainResult(reports, best)
+
+
+def _options(config: TrainConfig) -> dict[str, Any]:
+    """Return the options that decide the result of a run with one seed in one precision."""
+    return config.model_dump(mode="json", exclude={*COST_ONLY, "precision", "seed"})
 
 
 def _enter(model: Any, stage: Stage, plan: Any, runtime: Runtime) -> Any:

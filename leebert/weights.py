@@ -1,8 +1,8 @@
-"""ω: the weights of the loss terms, in four parametrisations with one interface.
+"""ω: the weights of the loss terms, in five parametrisations with one interface.
 
 Eq. 5 is linear in the weights, so ∂L/∂w is the vector of loss terms, and the gradient of ω is Jᵀl with J = ∂w/∂ω. Every
 parametrisation computes this product as `pullback`, without a backward pass. All start with weight 1 for every term. Vectors
-have n = M + |pairs| entries, in the order of :class:`Terms`.
+of weights and terms have n = M + |pairs| entries, in the order of :class:`Terms`; ω has n, too, or 2M under `exit_teacher`.
 """
 
 from __future__ import annotations
@@ -62,18 +62,35 @@ class Terms:
 
 
 class Parametrisation(Protocol):
-    """A mapping of ω to weights, with pure functions; ω and l are (n,) tensors on any device."""
+    """A mapping of ω to weights, with pure functions; ω is (k,) and l is (n,), on any device."""
 
     def initial(self, terms: Terms) -> torch.Tensor:
-        """Return the ω (n,) at which every weight is 1."""
+        """Return the ω, (k,), at which every weight is 1."""
         ...
 
     def weights(self, omega: torch.Tensor, terms: Terms) -> torch.Tensor:
-        """Compute w(ω), (n,)."""
+        """Compute the loss weights.
+
+        Args:
+            omega: ω, (k,).
+            terms: The layout of the n loss terms.
+
+        Returns:
+            w(ω), (n,).
+        """
         ...
 
     def pullback(self, omega: torch.Tensor, losses: torch.Tensor, terms: Terms) -> torch.Tensor:
-        """Compute ∇ω (w·l) = Jᵀ l, (n,), for loss terms l."""
+        """Compute ∇ω (w·l) = Jᵀ l.
+
+        Args:
+            omega: ω, (k,).
+            losses: Loss terms l, (n,).
+            terms: The layout of the n loss terms.
+
+        Returns:
+            The gradient, (k,).
+        """
         ...
 
 
@@ -146,16 +163,58 @@ class GroupedSoftmax:
         return w * (losses - mean[group])
 
 
+class ExitTeacher:
+    """w = u_m · s_{m,t} with one number per exit and one per teacher, 2M in all, for data too small for M² weights.
+
+    u = M·softmax(a) over exits weighs all terms of an exit. Within the exit, s = |m|·softmax over its |m| terms, with 0 for the
+    cross-entropy and b_t for teacher t, which every student shares. ω is a, then b. The weights of each exit sum to u_m·|m|.
+    """
+
+    def _logits(self, omega: torch.Tensor, terms: Terms) -> torch.Tensor:
+        """Return 0 for cross-entropies and b_t for pairs, (n,)."""
+        m, teacher = terms.num_exits, terms.pairs[1].to(omega.device)
+        return torch.cat([torch.zeros(m, dtype=omega.dtype, device=omega.device), omega[m:][teacher]])
+
+    def initial(self, terms: Terms) -> torch.Tensor:
+        return torch.zeros(2 * terms.num_exits)
+
+    def weights(self, omega: torch.Tensor, terms: Terms) -> torch.Tensor:
+        m = terms.num_exits
+        within = _BY_EXIT.weights(self._logits(omega, terms), terms)
+        return (m * omega[:m].softmax(dim=0))[terms.student.to(omega.device)] * within
+
+    def pullback(self, omega: torch.Tensor, losses: torch.Tensor, terms: Terms) -> torch.Tensor:
+        m, student = terms.num_exits, terms.student.to(omega.device)
+        logits, u = self._logits(omega, terms), m * omega[:m].softmax(dim=0)
+        zeros = torch.zeros(m, dtype=omega.dtype, device=omega.device)
+        by_exit = zeros.index_add(0, student, _BY_EXIT.weights(logits, terms) * losses)  # ∂L/∂u
+        a = u * (by_exit - (u @ by_exit) / m)
+        by_term = _BY_EXIT.pullback(logits, losses * u[student], terms)
+        b = zeros.index_add(0, terms.pairs[1].to(omega.device), by_term[m:])
+        return torch.cat([a, b])
+
+
+_BY_EXIT = GroupedSoftmax(by_exit=True)
+
 PARAMETRISATIONS: dict[str, Parametrisation] = {
     "raw": Raw(),
     "softplus": Softplus(),
-    "exit_softmax": GroupedSoftmax(by_exit=True),
+    "exit_softmax": _BY_EXIT,
     "group_softmax": GroupedSoftmax(by_exit=False),
+    "exit_teacher": ExitTeacher(),
 }
 
 
 def random_weights(terms: Terms, generator: torch.Generator) -> torch.Tensor:
-    """Draw the weights of the rand baseline: from {1, …, 50}, normalised so that the terms of each exit sum to 1; (n,)."""
+    """Draw the weights of the rand baseline: from {1, …, 50}, normalised to sum 1 over each exit's terms.
+
+    Args:
+        terms: The layout of the n loss terms.
+        generator: Source of the random numbers, on the CPU.
+
+    Returns:
+        Weights, (n,).
+    """
     draws = torch.randint(1, 51, (len(terms),), generator=generator).float()
     totals = torch.zeros(terms.num_exits).index_add(0, terms.student, draws)
     return draws / totals[terms.student]

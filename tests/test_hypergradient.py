@@ -15,10 +15,12 @@ from leebert.config import TrainConfig
 from leebert.errors import ConfigError
 from leebert.level import StageLevel
 from leebert.look_ahead import _Recorder
+from leebert.methods import METHODS
 from leebert.methods.blo import BLO
 from leebert.methods.hyper import Hyper
 from leebert.model import build_model
 from leebert.objective import ExitObjective
+from leebert.optim.outer import OBJECTIVES
 from leebert.record import Record
 from leebert.runtime import RandomState, Runtime
 from leebert.stages import Stage
@@ -78,24 +80,28 @@ def level_of(model, optimizer, runtime=CPU, objective=None, **options):
     return level
 
 
-def hypergradient(level, b1, b2):
+def hypergradient(level, b1, b2, algorithm=None):
     """What a step of the algorithm descends on."""
     level.start_epoch(iter([b2]))
     before = level.state["omega"].clone()
     torch.manual_seed(7)
-    assert Hyper().step(level, b1, 0) == 0
+    assert (algorithm or Hyper()).step(level, b1, 0) == 0
     return before - level.state["omega"]
 
 
-def by_double_backward(level, b1, b2):
-    """∇ω L_B2(θ'(ω), ω) by autograd through the step, and its part b that BLO takes; nothing of the level moves."""
+def by_double_backward(level, b1, b2, outer=None):
+    """∇ω O(θ'(ω), ω) by autograd through the step, and its part b that BLO takes; nothing of the level moves.
+
+    O is L_B2, or an outer objective without ω, for which b is 0.
+    """
     objective, model = level.stage.objective, level.model
     omega = level.state["omega"].clone().requires_grad_()
     weights = objective.parametrisation.weights(omega, objective.layout)
     theta = {name: p.detach().clone().requires_grad_() for name, p in level.theta.items()}
-    terms = lambda at, batch: objective.terms(  # noqa: E731
-        torch.func.functional_call(_Recorder(model), {f"model.{n}": p for n, p in at.items()}, (batch,)), level.state
+    record = lambda at, batch: torch.func.functional_call(  # noqa: E731
+        _Recorder(model), {f"model.{n}": p for n, p in at.items()}, (batch,)
     )
+    terms = lambda at, batch: objective.terms(record(at, batch), level.state)  # noqa: E731
     torch.manual_seed(7)
     g = torch.autograd.grad(weights @ terms(theta, b1), theta.values(), create_graph=True)
     norm = torch.stack([x.square().sum() for x in g]).sum().sqrt()
@@ -103,6 +109,9 @@ def by_double_backward(level, b1, b2):
     after = dict(zip(theta, stepped(level, list(theta.values()), clipped), strict=True))
     # ω's masks: of epoch 0, after its first update, the second context (the first draws B2 itself).
     with RandomState.seeded(level.runtime.device, *level.seed, 0, 1, 2).replayed():
+        if outer:
+            (whole,) = torch.autograd.grad(outer(record(after, b2)), omega)
+            return whole, torch.zeros_like(whole)
         l2 = terms(after, b2)
     (whole,) = torch.autograd.grad(weights @ l2, omega, retain_graph=True)
     (direct,) = torch.autograd.grad(weights @ l2.detach(), omega)
@@ -170,6 +179,81 @@ def test_it_holds_when_clipped_in_parts_and_under_other_losses(options, optimize
     expected, direct = by_double_backward(level, b1, b2)
     assert (expected - direct).abs().max() > 1e-6
     torch.testing.assert_close(hypergradient(level, b1, b2), expected, rtol=0, atol=1e-8)
+
+
+def of_method(name, **options):
+    """A method's algorithm in its step with ω."""
+    return METHODS[name].omega(TrainConfig.model_validate({"algorithm": name, "cycle_length": 1, **options}))
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+@pytest.mark.parametrize("outer", OBJECTIVES)
+@pytest.mark.parametrize("name", ["blo", "hyper", "hyper-v2"])
+def test_outer_objectives_without_weights_reach_omega_through_theta_alone(name, outer, optimizer):
+    *earlier, b1, b2 = batches(8)
+    level = level_of(Net(dropout=0.2), OPTIMIZERS[optimizer], clip_norm=0.5)
+    for batch in earlier:
+        level.theta_step(batch)
+    expected, _ = by_double_backward(level, b1, b2, OBJECTIVES[outer])
+    options = {"one_sided": False} if name == "hyper-v2" else {}
+    found = hypergradient(level, b1, b2, of_method(name, outer=outer, **options))
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4 * expected.abs().max().item())
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_clo_without_weights_in_its_outer_objective_adds_the_hypergradient_on_b1(optimizer):
+    """Eq. 9 with O instead of L: λ1 ∇ω O_B1(θ') + λ2 ∇ω O_B2(θ')."""
+    *earlier, b1, b2 = batches(8)
+    level = level_of(Net(), OPTIMIZERS[optimizer])
+    for batch in earlier:
+        level.theta_step(batch)
+    on_b2, _ = by_double_backward(level, b1, b2, OBJECTIVES["ce"])
+    on_b1, _ = by_double_backward(level, b1, b1, OBJECTIVES["ce"])
+    level.config = level.config.model_copy(update={"lr_omega": level.rate / 2})  # λ1 / λ2 = 2
+    found = hypergradient(level, b1, b2, of_method("clo-v1", outer="ce"))
+    expected = 2 * on_b1 + on_b2
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4 * expected.abs().max().item())
+
+
+def test_one_sided_differences_cost_a_forward_less_and_err_little():
+    forwards = []
+
+    class Counted(Net):
+        def record(self, batch):
+            forwards.append(torch.is_grad_enabled())
+            return super().record(batch)
+
+    *earlier, b1, b2 = batches(8)
+    level = level_of(Counted(), OPTIMIZERS["adamw"])
+    for batch in earlier:
+        level.theta_step(batch)
+    expected, _ = by_double_backward(level, b1, b2, OBJECTIVES["ce"])
+    forwards.clear()
+    found = hypergradient(level, b1, b2, of_method("hyper-v2"))
+    assert forwards == [True, True, False]
+    assert 0 < (found - expected).norm() < 0.05 * expected.norm()
+
+
+def test_under_bf16_a_one_sided_difference_starts_from_a_forward_in_float32():
+    rows = toy_rows()
+    b1, b2 = rows.collate(range(32)), rows.collate(range(32, 64))
+
+    def found(dtype):
+        level = level_of(toy_mlp(dropout=0.1), OPTIMIZERS["sgd"], Runtime(CPU.device, dtype))
+        level.rate = 1.0
+        return hypergradient(level, b1, b2, of_method("hyper-v2"))
+
+    exact, rounded = found(torch.float32), found(torch.bfloat16)
+    assert (rounded - exact).norm() < 0.05 * exact.norm()
+
+
+def test_within_a_cycle_theta_takes_plain_steps():
+    (b1,) = batches(1)
+    level = level_of(Net(), OPTIMIZERS["adamw"])
+    level.start_epoch(iter([]))  # no batch of D2 is drawn
+    before = level.state["omega"].clone()
+    assert Hyper(OBJECTIVES["ce"], cycle_length=3).step(level, b1, 0) == 1
+    assert torch.equal(level.state["omega"], before)
 
 
 def test_dropout_has_the_masks_of_the_step_that_theta_took():

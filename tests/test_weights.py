@@ -25,7 +25,8 @@ def test_all_weights_start_at_one(name, teachers):
 def test_the_analytic_gradient_equals_autograds(name, seed, teachers, m):
     terms, p = Terms.of(TEACHERS[teachers](m)), PARAMETRISATIONS[name]
     g = torch.Generator().manual_seed(seed)
-    omega = (p.initial(terms).double() + torch.randn(len(terms), generator=g).double()).requires_grad_()
+    start = p.initial(terms).double()
+    omega = (start + torch.randn(len(start), generator=g).double()).requires_grad_()
     losses = torch.rand(len(terms), generator=g).double() * 3
     (expected,) = torch.autograd.grad(p.weights(omega, terms) @ losses, omega)
     assert torch.allclose(p.pullback(omega.detach(), losses, terms), expected, atol=1e-10)
@@ -42,6 +43,19 @@ def test_softmax_forms_fix_the_scale_however_large_omega_grows(seed, scale):
         assert w.sum().item() == pytest.approx(len(terms), rel=1e-4)
     ce, kd = terms.split(PARAMETRISATIONS["exit_softmax"].weights(omega, terms))
     assert torch.allclose(ce + kd.sum(1), torch.full((4,), 4.0), rtol=1e-4)
+
+
+def test_a_number_per_exit_and_one_per_teacher_weigh_all_their_terms():
+    terms, p = Terms.of(TEACHERS["lae"](3)), PARAMETRISATIONS["exit_teacher"]
+    omega = p.initial(terms)
+    assert len(omega) == 6
+    ce, kd = terms.split(p.weights(omega + torch.tensor([0, -20.0, 0, 0, 0, 0]), terms))  # exit 2 off
+    assert ce.tolist() == pytest.approx([1.5, 0, 1.5], abs=1e-6)
+    assert kd.sum(dim=1).tolist() == pytest.approx([3, 0, 3], abs=1e-6)
+    ce, kd = terms.split(p.weights(omega + torch.tensor([0, 0, 0, 0, -20.0, 0]), terms))  # teacher 2 off
+    assert kd[:, 1].tolist() == pytest.approx([0, 0, 0], abs=1e-6)
+    assert ce.tolist() == pytest.approx([1.5, 1, 1.5], abs=1e-6)
+    assert (ce + kd.sum(dim=1)).tolist() == pytest.approx([3, 3, 3])
 
 
 def test_a_group_of_one_term_keeps_weight_one_and_gets_no_gradient():

@@ -50,6 +50,7 @@ METHODS: Registry[Method] = Registry(
         "slo": "slo",
         "blo": "blo",
         "hyper": "hyper",
+        "hyper-v2": "hyper_v2",
         "clo-v1": "clo_v1",
         "clo-v2": "clo_v2",
     },

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from typing import TYPE_CHECKING, Any
 
-from leebert.methods.common import D2_OPEN, DISTILLATION, JOINT, LEEBERT, SAMPLED, constant
+from leebert.methods.common import D2_OPEN, DISTILLATION, JOINT, LEEBERT, SAMPLED, OuterOptions, outer_of
+from leebert.methods.hyper import Hyper
 from leebert.methods.method import Method
 
 if TYPE_CHECKING:
@@ -27,9 +27,18 @@ class BLO:
         return 0
 
 
-def omega(config: Any) -> BLO:
-    """Make the step of eq. 8."""
-    return BLO()
+def omega(config: Any) -> BLO | Hyper:
+    """Make the step of eq. 8.
+
+    An outer objective without weights has no direct gradient for ω, so what remains of its gradient is `hyper`'s.
+    """
+    outer = outer_of(config)
+    return Hyper(outer) if outer else BLO()
+
+
+def costs(config: Any) -> list[tuple[int, float]]:
+    """Count one stage of 4 units per step, or 8 with a hypergradient."""
+    return [(config.max_epochs, 4 / 3 if outer_of(config) is None else 8 / 3)]
 
 
 METHOD = Method(
@@ -43,8 +52,9 @@ METHOD = Method(
     cost="4/3",
     differs=D2_OPEN,
     options=DISTILLATION | SAMPLED | JOINT,
+    own_options=OuterOptions,
     omega=omega,
-    costs=functools.partial(constant, cost=4 / 3),
+    costs=costs,
     samples="D1 and D2",
     colour="#de7921",
     chart_order=2,

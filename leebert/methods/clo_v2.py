@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
-from leebert.methods.common import CYCLES, D2_OPEN, DISTILLATION, JOINT, LEEBERT
+from leebert.methods.common import CYCLES, D2_OPEN, DISTILLATION, JOINT, LEEBERT, OuterOptions, outer_of
 from leebert.methods.method import Method
+from leebert.optim.hypergradient import effect_of_weights
+from leebert.optim.outer import OuterObjective
 
 if TYPE_CHECKING:
     from leebert.optim.contract import Level
@@ -22,16 +24,26 @@ class CLO:
     ω ← ω − λ1 ∇ω L_B1 − λ2 ∇ω L_B2. B2 is drawn once in C steps.
 
     `omega_in_cycle=False` follows section 3.4, where steps 1..C−1 update θ only.
+
+    With an outer objective O without weights (`outer`, beyond the paper), L_B1 and L_B2 in ω's update become O on B1 and B2.
+    Their only gradients for ω are those through θ's step (:mod:`leebert.optim.hypergradient`), and steps 1..C−1 update θ only.
     """
 
     cycle_length: int = 1
     omega_in_cycle: bool = True
     splits_data: bool = True
+    outer: OuterObjective | None = None
 
     def step(self, level: Level, b1: Batch, position: int) -> int:
+        if self.outer and position + 1 == self.cycle_length:
+            taken = level.look_ahead(b1)
+            gradients = [level.gradient(batch, self.outer)[1] for batch in (level.next_d2(), b1)]
+            a2, a1 = (effect_of_weights(taken, v) for v in gradients)
+            level.omega_step(at_lr_theta=a1, at_lr_omega=a2)
+            return 0
         before = level.theta_step(b1)
         if position + 1 < self.cycle_length:
-            if self.omega_in_cycle:
+            if self.omega_in_cycle and not self.outer:
                 level.omega_step(at_lr_theta=before)
             return position + 1
         l2, l1 = level.losses(level.next_d2(), b1)  # B2 first, so that it has the same masks as under BLO
@@ -41,12 +53,18 @@ class CLO:
 
 def omega(config: Any) -> CLO:
     """Make the step of algorithm 2, in cycles of C."""
-    return CLO(cycle_length=config.cycle_length, omega_in_cycle=config.omega_in_cycle)
+    outer = outer_of(config)
+    return CLO(cycle_length=config.cycle_length, omega_in_cycle=config.omega_in_cycle, outer=outer)
+
+
+def cost_of_cycle(outer: OuterObjective | None, cycle_length: int) -> float:
+    """Count an update of θ: once in C steps two forwards for ω or, without weights in O, two gradients and four forwards."""
+    return 1 + (10 if outer else 2) / (3 * cycle_length)
 
 
 def costs(config: Any) -> list[tuple[int, float]]:
-    """Count one stage with two forwards for ω once in C steps."""
-    return [(config.max_epochs, 1 + 2 / (3 * config.cycle_length))]
+    """Count one stage of cycles of C steps."""
+    return [(config.max_epochs, cost_of_cycle(outer_of(config), config.cycle_length))]
 
 
 METHOD = Method(
@@ -60,6 +78,7 @@ METHOD = Method(
     cost="1 + 2/(3C)",
     differs=D2_OPEN,
     options=DISTILLATION | CYCLES | JOINT,
+    own_options=OuterOptions,
     omega=omega,
     costs=costs,
     samples="D1 and D2",

@@ -4,6 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from pydantic import Field
+
+from leebert.optim.outer import OBJECTIVES, Outer, OuterObjective
+from leebert.standard_options import Frozen
+
 #: Options of every objective in which exits distil into each other (section 3.1, eqs. 2-4).
 DISTILLATION = frozenset({"teachers", "temperature", "distillation", "detach_teacher"})
 #: The same for methods that fix the teachers.
@@ -19,11 +24,32 @@ FIRST = frozenset({"finetune_first", "first_epochs"})
 #: Options of methods that train all their exits jointly.
 JOINT = FIRST | {"gradient_equilibrium"}
 
+
+#: Own options of methods that only decide how ω learns, beside those of CYCLES.
+OUTER = frozenset({"outer", "one_sided", "reuse_forward"})
+
+
+class OuterOptions(Frozen):
+    """The outer objective of methods whose publication has L_B2 with its weights."""
+
+    outer: Outer = Field(
+        "weighted",
+        description="What ω improves on D2: weighted, L with its weights (eqs. 8, 9), or, by the hypergradient and without "
+        "weights, ce, the mean cross-entropy over exits, deepest, that of the last exit, or score, the mean over exits of "
+        "1 − p(label) (ours).",
+    )
+
+
 LEEBERT = "Zhu, ACL 2021"
 # Choices that the paper leaves open; reasons in docs/decisions/parametrisation.md and omega-forwards.md.
 OPEN = "not specified in the paper: τ is 1, and no gradient flows into a teacher, as in related methods' code"
 OMEGA_OPEN = f"{OPEN}; weights are a softmax of ω over each exit's terms, since raw weights shrink and turn negative"
 D2_OPEN = f"{OMEGA_OPEN}; forward passes for ω use dropout, so that θ and ω descend on the same loss"
+
+
+def outer_of(config: Any) -> OuterObjective | None:
+    """Return the outer objective without weights; None for L(θ, ω), also where a method has no such option."""
+    return OBJECTIVES.get(config.own.get("outer", "weighted"))
 
 
 def first(config: Any) -> tuple[int, float]:

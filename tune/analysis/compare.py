@@ -187,7 +187,13 @@ def compare(
 
 
 def has_value(history: History, option: str, value: Any) -> bool:
-    """Return whether any configuration has this value of the option, itself or as text."""
+    """Return whether any configuration has this value of an option, itself or as text.
+
+    Args:
+        history: The configurations.
+        option: Name of the option.
+        value: The value.
+    """
     return any(matches(value, c.values[option]) for c in history if option in c.values)
 
 
@@ -373,10 +379,10 @@ def _tuned(sides: Sides, names: Names, judge: Judge) -> tuple[TunedComparison | 
     tables = [{c.id: _scores(c) for c in completed(side)} for side in sides]
     if not all(tables):
         lacking = " and ".join(name for name, table in zip(names, tables, strict=True) if not table)
-        return None, f"no tuned against tuned: no completed configuration of {lacking}"
+        return None, f"no comparison 'tuned': no configuration of {lacking} is completed"
     cells = sorted(set.intersection(*(set(scores) for table in tables for scores in table.values())))
     if len({fold for _, fold in cells}) < 2:
-        return None, "no tuned against tuned: it takes two folds, one to select a configuration and one to score it"
+        return None, "no comparison 'tuned': it needs two folds, one to select a configuration and one to score it"
     choices = []
     for cell in cells:
         a, b = (_chosen(table, [other for other in cells if other[1] != cell[1]]) for table in tables)
@@ -462,7 +468,7 @@ def _warnings(
     every, compared = Counter(c.state for c in history), Counter(c.state for side in sides for c in side)
     warnings = []
     if every["pruned"]:
-        count = f"{every['pruned']} configurations, {compared['pruned']} of them on these two sides"
+        count = f"{every['pruned']} configuration(s), {compared['pruned']} of them on these two sides"
         warnings.append(
             f"this sweep was pruned ({count}): the completed configurations are a selection, so differences may be biased"
         )

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from leebert.methods import METHODS
-from leebert.methods.common import CYCLES
+from leebert.methods.common import CYCLES, OUTER
 from leebert.omega import MOVED, learns_omega
 from tune.analysis.compare import PairedComparison
 from tune.space import SweepSpec
@@ -20,7 +20,7 @@ from tune.store.history import CellKey
 from tune.store.ledger import LedgerRecord
 
 #: Options that only decide how ω learns.
-OF_OMEGA = CYCLES
+OF_OMEGA = CYCLES | OUTER
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,7 +14,7 @@ from tune.space.values import Range, Scalar, Values
 #: Options that the reach of ω depends on.
 READ = (
     "lr_omega", "lr_theta", "batch_size", "max_epochs", "cycle_length", "parametrisation", "omega_optimizer", "omega_in_cycle",
-    "first_epochs", "finetune_first",
+    "first_epochs", "finetune_first", "outer",
 )  # fmt: skip
 
 

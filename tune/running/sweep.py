@@ -90,11 +90,11 @@ def new_sweep(spec: SweepSpec, name: str, *, address: str | None = None, device:
     tracker = tracker_for(spec, name)
     prepared = prepare(spec, storage / ".tokens")
     log.info(
-        f"{spec.task_name}: {prepared.facts['rows']} rows, {spec.folds} fold(s), {len(spec.seeds)} seed(s), "
+        f"{spec.task_name}: {prepared.facts['rows']} samples, {spec.folds} fold(s), {len(spec.seeds)} seed(s), "
         f"{spec.planned or 'any number of'} configurations"
     )
     if prepared.facts["truncated_rows"]:
-        log.info(f"{prepared.facts['truncated_rows']} rows are cut at {spec.max_length} tokens")
+        log.info(f"{prepared.facts['truncated_rows']} samples are truncated to {spec.max_length} tokens")
     start_ray(address)
     check_versions(address)
     check_plugins(address, prepared.outside)

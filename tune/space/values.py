@@ -112,7 +112,19 @@ Models = Sequence[type[BaseModel]]
 
 
 def coerce(option: str, value: Any, models: Models) -> Scalar:
-    """Convert a value as its option's fields do ("1e-5" is a float). ValueError with what a field expects."""
+    """Convert a value as the fields of its option do: "1e-5" becomes a float.
+
+    Args:
+        option: Name of the option.
+        value: The value, as read from a file.
+        models: The configurations of the methods that use the option.
+
+    Returns:
+        The converted value.
+
+    Raises:
+        ValueError: The value is invalid; the message says what is expected.
+    """
     if isinstance(value, bool) and any(kind in (int, float) for kind in _kinds(option, models)):
         raise ValueError("should be a number")  # pydantic would convert true to 1
     try:

@@ -21,6 +21,8 @@ class TrackingEvent:
 
 @dataclasses.dataclass(frozen=True)
 class SweepStarted(TrackingEvent):
+    """A sweep starts or resumes. `params` are its fixed settings, `note` is the description of its run."""
+
     params: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     note: str = ""
 
@@ -36,6 +38,8 @@ class ConfigStarted(TrackingEvent):
 
 @dataclasses.dataclass(frozen=True)
 class CellStarted(TrackingEvent):
+    """A run (one seed on one fold) starts. `attempt` counts from 1; `placement` is empty unless memory ran out before."""
+
     config_id: str
     seed: int
     fold: int
@@ -60,6 +64,8 @@ class Epoch(TrackingEvent):
 
 @dataclasses.dataclass(frozen=True)
 class CellEnded(TrackingEvent):
+    """A run (one seed on one fold) ends."""
+
     config_id: str
     seed: int
     fold: int
@@ -101,6 +107,8 @@ class SavedViews(TrackingEvent):
 
 @dataclasses.dataclass(frozen=True)
 class SweepEnded(TrackingEvent):
+    """A sweep's session ends. `note` replaces the description of its run, if it is not empty."""
+
     status: Literal["finished", "stopped", "failed"]
     note: str = ""
 

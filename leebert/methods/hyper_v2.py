@@ -1,0 +1,54 @@
+"""Weights that improve a held-out objective without weights, by a hypergradient once in C steps."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import Field
+
+from leebert.methods.common import D2_OPEN, DISTILLATION, FIRST, SAMPLED, OuterOptions, outer_of
+from leebert.methods.hyper import Hyper
+from leebert.methods.method import Method
+from leebert.optim.outer import Outer
+
+
+class Options(OuterOptions):
+    """The outer objective and its differences."""
+
+    outer: Outer = Field("ce", description=str(OuterOptions.model_fields["outer"].description))
+    one_sided: bool = Field(
+        True,
+        description="Take the hypergradient from a one-sided difference, one forward pass less in float32 than a central one "
+        "(ours).",
+    )
+
+
+def omega(config: Any) -> Hyper:
+    """Make the step along the hypergradient, in cycles of C."""
+    return Hyper(outer_of(config), config.cycle_length, config.own["one_sided"])
+
+
+def costs(config: Any) -> list[tuple[int, float]]:
+    """Count one stage with a gradient on D2 and one or two perturbed forward passes once in C steps."""
+    extra = 4 if config.own["one_sided"] else 5
+    return [(config.max_epochs, 1 + extra / (3 * config.cycle_length))]
+
+
+METHOD = Method(
+    name="hyper-v2",
+    title="LeeBERT-hyper-v2",
+    label="Hypergradient-v2",
+    group="learned weights",
+    source="beyond the paper: the one-step hypergradient (Luketina et al., ICML 2016) of an unweighted loss",
+    trains="θ on D1; in every C-th step, ω on D2, by the gradient of an unweighted loss through θ's update",
+    exits="patience",
+    cost="1 + 4/(3C)",
+    differs=f"not published: an outer objective without ω, updated once in C steps as in CLO-v2; {D2_OPEN}",
+    options=DISTILLATION | SAMPLED | FIRST | {"cycle_length"},
+    own_options=Options,
+    omega=omega,
+    costs=costs,
+    samples="D1 and D2",
+    colour="#7b3fa0",
+    chart_order=4,
+)
