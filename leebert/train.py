@@ -56,6 +56,8 @@ class EpochReport:
         majority: Comparison with the majority class (:meth:`leebert.majority.AgainstMajority.as_dict`).
         omega: Distance of the loss weights from their start: `moved`, `spread`.
         validation: Validation logits of a new best epoch; else None.
+        term_weights: (n,) weights of all loss terms, in the order of :class:`leebert.weights.Terms`; None in reports that a
+            resumed run repeats.
         model: The model, which a stage may have replaced.
         checkpoint: Digest of the checkpoint of this epoch; None if none was written.
     """
@@ -77,6 +79,7 @@ class EpochReport:
     majority: dict[str, Any] | None = None
     omega: dict[str, float] | None = None
     validation: RecordedLogits | None = dataclasses.field(default=None, repr=False, compare=False)
+    term_weights: np.ndarray | None = dataclasses.field(default=None, repr=False, compare=False)
     model: Any = dataclasses.field(default=None, repr=False, compare=False)
     checkpoint: str | None = dataclasses.field(default=None, compare=False)
 
@@ -87,7 +90,7 @@ class EpochReport:
         return self.validation
 
     def plain(self) -> dict[str, Any]:
-        """Return JSON-ready values, without validation logits, model and checkpoint."""
+        """Return JSON-ready values, without validation logits, term weights, model and checkpoint."""
         return {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.compare}
 
 
@@ -363,6 +366,7 @@ class _Training:
             majority=scored.against.as_dict() if scored and scored.against else None,
             omega=level.travelled(),
             validation=scored.outcome if scored and self.at.best_epoch == len(self.reports) else None,
+            term_weights=self.stage.objective.weights(level.state).detach().cpu().numpy().copy(),
             model=self.model,
         )
         self.reports.append(report)

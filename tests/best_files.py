@@ -42,8 +42,8 @@ def best_place(tmp_path_factory: pytest.TempPathFactory, cli_without_ray: Any, m
         (folder / "data" / f"{split}.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
     space = {
         "task": task, "backbone": str(folder / "backbone"), "max_length": 32, "algorithms": ["clo-v2"],
-        "space": {"lr_theta": [4e-3]}, "folds": 3, "seeds": 2,
-        "training": {"batch_size": 8, "max_epochs": 6, "precision": "fp32"},
+        "space": {"lr_theta": [6e-3]}, "folds": 3, "seeds": 2,
+        "training": {"batch_size": 16, "max_epochs": 4, "precision": "fp32"},
     }  # fmt: skip
     (folder / "space.yaml").write_text(dump_yaml(space))
     storage = ("--storage", folder / "sweeps")

@@ -38,6 +38,11 @@ class MlflowServer:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self, seconds: float = 300.0) -> None:
+        self.launch()
+        self.wait(seconds)
+
+    def launch(self) -> None:
+        """Start it without waiting until it answers."""
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
                 [str(SERVE), str(self.folder)],
@@ -46,6 +51,10 @@ class MlflowServer:
                 env=self._environment,
                 start_new_session=True,
             )
+
+    def wait(self, seconds: float = 300.0) -> None:
+        """Wait until it answers."""
+        assert self._process is not None
         deadline = time.monotonic() + seconds
         while not self.healthy():
             if self._process.poll() is not None or time.monotonic() > deadline:
@@ -127,11 +136,22 @@ def contents(database: Path, sweep: str) -> dict[str, dict[str, Any]]:
     return found
 
 
-@pytest.fixture(scope="session")
-def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowServer]:
+@pytest.fixture(scope="session", autouse=True)
+def launched_server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """The session's server, if a test needs one: it starts on another processor while other tests run."""
+    if not any("mlflow_server" in getattr(item, "fixturenames", ()) for item in request.session.items):
+        yield None
+        return
     server = MlflowServer(tmp_path_factory.mktemp("mlflow"))
-    server.start()
+    server.launch()
     try:
         yield server
     finally:
         server.kill()
+
+
+@pytest.fixture(scope="session")
+def mlflow_server(launched_server: Any) -> MlflowServer:
+    server: MlflowServer = launched_server
+    server.wait()
+    return server

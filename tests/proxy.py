@@ -52,7 +52,7 @@ def proxy(url: str, fault: Callable[[str], Fault | None]) -> Iterator[str]:
             self.end_headers()
             self.wfile.write(content)
 
-        do_GET = do_PUT = do_POST
+        do_GET = do_PUT = do_PATCH = do_DELETE = do_POST
 
         def _forward(self, body: bytes) -> tuple[int, bytes]:
             headers = {"Content-Type": "application/json"}

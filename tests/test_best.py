@@ -66,6 +66,14 @@ def found_in(tmp_path: Path, task: str = "mrpc") -> dict[str, Any]:
     return found
 
 
+def test_it_answers_whether_learning_the_weights_paid(sweep, choose, tmp_path):
+    sweep("learned", algorithms=["uniform", "clo-v2", "hyper-v2"])
+    said = choose("learned").out
+    answer = found_in(tmp_path)["learned_weights"]
+    assert answer["conclusion"] in said
+    assert answer["methods"][0]["method"] == "clo-v2"
+
+
 def test_the_file_has_equals_and_front_with_values_scores_layers_and_criterion(sweep, choose, tmp_path):
     whole = sweep("whole")
     ran = choose("whole", more=("--criterion", "confidence", "--json"))

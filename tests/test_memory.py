@@ -61,20 +61,25 @@ print(json.dumps([measure(*shape, **options) for shape, options in json.loads(sy
 """
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(sys.platform != "linux", reason="needs the peak of resident memory from /proc")
-def test_the_estimate_is_at_least_what_a_process_takes_and_at_most_a_quarter_more():
-    runs = [
-        ((2, 256, 8, 96), {"algorithm": "clo-v1"}),  # mostly activations
-        ((6, 256, 6, 48), {"algorithm": "blo", "accumulate": 3}),
-        ((2, 512, 2, 32), {"algorithm": "uniform"}),  # mostly weights
-    ]
-    done = subprocess.run(
-        [sys.executable, "-c", MEASURE, json.dumps(runs)], capture_output=True, text=True, timeout=300
+MEASURED = [
+    ((2, 256, 8, 96), {"algorithm": "clo-v1"}),  # mostly activations
+    ((6, 256, 6, 48), {"algorithm": "blo", "accumulate": 3}),
+    ((2, 512, 2, 32), {"algorithm": "uniform"}),  # mostly weights
+]
+
+
+@pytest.fixture(scope="module")
+def measuring():
+    """The process that measures, while other tests run."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", MEASURE, json.dumps(MEASURED)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
-    assert done.returncode == 0, done.stderr
-    for run, (measured, estimated) in zip(runs, json.loads(done.stdout), strict=True):
-        assert measured <= estimated <= 1.25 * measured, run
+    yield process
+    process.kill()
+    process.communicate()
 
 
 def on_meta(layers=2, **shape):
@@ -121,6 +126,7 @@ def test_what_is_frozen_has_no_gradient_and_no_moments():
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("measuring")
 def test_parts_divide_the_activations():
     model = on_meta(hidden_size=64)
     whole, parts = (estimate(model, 64, 64, TrainConfig(accumulate=n, eval_batch_size=1), runtime=GPU) for n in (1, 4))
@@ -176,3 +182,12 @@ def test_a_space_that_takes_batches_in_parts_or_runs_on_a_cpu_is_distinguished(t
     assert cpu.allowance > BEFORE["cpu"]
     with pytest.raises(ConfigError, match="max_length 256.*at most 128"):
         estimate_for_space(spec_of(tmp_path, shape, max_length=256))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="needs the peak of resident memory from /proc")
+def test_the_estimate_is_at_least_what_a_process_takes_and_at_most_a_quarter_more(measuring):
+    out, err = measuring.communicate(timeout=300)
+    assert measuring.returncode == 0, err
+    for run, (measured, estimated) in zip(MEASURED, json.loads(out), strict=True):
+        assert measured <= estimated <= 1.25 * measured, run

@@ -526,7 +526,7 @@ def test_cost_effs_assistant_learns_from_the_finetuned_network_and_its_cuts_from
 @pytest.mark.parametrize("keep", [0.5, 0.6])
 @pytest.mark.parametrize("name", [*(name for name in STATIC if name not in ("finetune", "theseus")), "cost-eff"])
 def test_costs_stated_without_training_are_those_of_the_trained_network(name, keep):
-    settings = config(name, keep=keep)
+    settings = config(name, keep=keep, max_epochs=1)
     told = of_stages(model(), settings, text(7))
     trained = fit(model(), rows(), settings, validation=rows(10, seed=1))
     assert [costs.stage for costs in told] == list(dict.fromkeys(report.stage for report in trained.reports))

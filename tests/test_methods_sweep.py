@@ -16,7 +16,7 @@ METHODS = ("clo-v2", "pabee", "deebert", "truncated", "finetune", "headprune")
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory, cli_without_ray):
+def place(tmp_path_factory, cli_without_ray, new_database):
     """A finished sweep, in a folder of its own."""
     root = tmp_path_factory.mktemp("methods")
     task = write_task(root / "task", 80)
@@ -24,7 +24,7 @@ def place(tmp_path_factory, cli_without_ray):
     space = {
         "task": task, "backbone": str(backbone), "max_length": 32, "algorithms": list(METHODS), "space": {"lr_theta": [1e-3, 3e-3]},
         "training": {"batch_size": 8, "max_epochs": 2, "first_epochs": 1, "prune_rounds": 2, "precision": "fp32"},
-        "folds": 2, "tracking": {"uri": f"sqlite:///{root}/mlflow.db"}, "storage": str(root / "sweeps"),
+        "folds": 2, "tracking": {"uri": new_database(root)}, "storage": str(root / "sweeps"),
     }  # fmt: skip
     (root / "space.yaml").write_text(dump_yaml(space))
     with pytest.MonkeyPatch.context() as patch:

@@ -255,6 +255,7 @@ def test_a_server_whose_answers_were_others_holds_everything_after_it_was_read_b
 @pytest.mark.slow
 def test_while_it_keeps_lying_what_is_missing_is_named(liar: Liar, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tune.tracking.rebuild.PASSES", 2)
+    monkeypatch.setattr("tune.tracking.audit.FIRST_PAUSE_SECONDS", 0.001)
     sweep, events = Sweep(liar.uri), timed_sweep()
     liar.lying = lambda path, _: LIES["400 of MLflow"] if "log-batch" in path else None
     tracker = sweep.tracker()

@@ -164,11 +164,13 @@ def test_a_copy_of_scores_is_simulated_to_the_same_figures(place, cli, expected)
 
 
 @pytest.mark.slow
-def test_an_interrupted_sweep_is_resumed_from_its_checkpoint_to_the_same_scores(place, database, cli, expected, ray_up):
+def test_an_interrupted_sweep_is_resumed_from_its_checkpoint_to_the_same_scores(
+    place, database, cli_without_ray, expected
+):
     moved = ("--data-dir", place / "data", "--backbone", place / "backbone")
     tracking = f"tracking.uri=sqlite:///{database}"
     options = ("--set", "budget.fold_epochs=null", "--set", tracking)
-    ran = cli("leebert-tune", "resume", "stopped", *moved, *options)
+    ran = cli_without_ray("leebert-tune", "resume", "stopped", *moved, *options)
     assert ran.code == 0, ran.err
     table = pd.read_parquet("sweeps/stopped/results.parquet").drop(columns=["sweep", "task", "seconds"])
     table = table.sort_values(["configuration", "seed", "fold", "epoch", "metric", "exit"])

@@ -94,7 +94,7 @@ def _of_parts(run):
 
 
 def test_what_a_proxy_answered_in_the_servers_place_is_detected_and_mended_once_it_stops(
-    swept, rebuild, mlflow_server, tmp_path
+    swept, rebuild, mlflow_server, new_database, tmp_path
 ):
     answer = [None]
     copy = tmp_path / "lied"
@@ -110,8 +110,8 @@ def test_what_a_proxy_answered_in_the_servers_place_is_detected_and_mended_once_
         again = rebuild(copy, url, "--json")
     assert (again.code, again.json["differences"]) == (0, []), again.err
     assert again.json["mended"] >= 3
-    assert rebuild(copy, f"sqlite:///{tmp_path}/whole.db").code == 0
-    assert contents(mlflow_server.database, "lied") == contents(tmp_path / "whole.db", "lied")
+    assert rebuild(copy, new_database(tmp_path)).code == 0
+    assert contents(mlflow_server.database, "lied") == contents(tmp_path / "mlflow.db", "lied")
 
 
 @pytest.fixture
@@ -128,7 +128,7 @@ def fickle(mlflow_server):
 
 
 def test_a_server_that_goes_away_in_the_middle_is_an_error_and_later_gets_only_what_it_lacks(
-    swept, rebuild, mlflow_server, fickle, tmp_path, monkeypatch
+    swept, rebuild, mlflow_server, new_database, fickle, tmp_path, monkeypatch
 ):
     uri, left = fickle
     copy = tmp_path / "half"
@@ -143,19 +143,19 @@ def test_a_server_that_goes_away_in_the_middle_is_an_error_and_later_gets_only_w
     left[0] = 10_000
     again = rebuild(copy, uri)
     assert again.code == 0, again.err
-    rebuild(copy, f"sqlite:///{tmp_path}/whole.db")
-    assert contents(mlflow_server.database, "half") == contents(tmp_path / "whole.db", "half")
+    rebuild(copy, new_database(tmp_path))
+    assert contents(mlflow_server.database, "half") == contents(tmp_path / "mlflow.db", "half")
 
 
-def test_of_a_sweep_that_died_no_run_stays_running(swept, rebuild, tmp_path):
-    copy = tmp_path / "died"
+def test_of_a_sweep_that_died_no_run_stays_running(swept, rebuild, new_database, tmp_path):
+    copy, database = tmp_path / "died", new_database(tmp_path)
     shutil.copytree(swept.path, copy)
     segment = max((copy / "ledger" / "driver" / "0002").iterdir())
     lines = segment.read_bytes().splitlines(keepends=True)
     assert b'"kind":"end"' in lines[-1]
     assert b'"kind":"complete"' in lines[-2]
     segment.write_bytes(b"".join(lines[:-2]))
-    ran = rebuild(copy, f"sqlite:///{tmp_path}/mlflow.db")
+    ran = rebuild(copy, database)
     assert ran.code == 0, ran.err
     found = contents(tmp_path / "mlflow.db", "died")
     assert found["died"]["status"] == "KILLED"
@@ -164,7 +164,7 @@ def test_of_a_sweep_that_died_no_run_stays_running(swept, rebuild, tmp_path):
     assert statuses["config", "KILLED"] == statuses["config", "FINISHED"] == 1
     assert not any(status == "RUNNING" for _, status in statuses)
     before = (tmp_path / "mlflow.db").read_bytes()
-    assert rebuild(copy, f"sqlite:///{tmp_path}/mlflow.db").code == 0
+    assert rebuild(copy, database).code == 0
     assert (tmp_path / "mlflow.db").read_bytes() == before
 
 
@@ -181,14 +181,14 @@ def test_while_a_driver_is_at_work_it_is_refused(swept, rebuild, tmp_path):
     assert not (tmp_path / "mlflow.db").exists()
 
 
-def test_a_trials_clock_that_is_ahead_does_not_change_what_is_reported(swept, rebuild, tmp_path):
-    database = tmp_path / "mlflow.db"
+def test_a_trials_clock_that_is_ahead_does_not_change_what_is_reported(swept, rebuild, new_database, tmp_path):
+    database = new_database(tmp_path)
     for name, ahead in (("right", 0.0), ("ahead", 3600.0)):
         copy = tmp_path / name
         shutil.copytree(swept.path, copy)
         _shift(copy, ahead)
-        assert rebuild(copy, f"sqlite:///{database}").code == 0
-    right, ahead = contents(database, "right"), contents(database, "ahead")
+        assert rebuild(copy, database).code == 0
+    right, ahead = (contents(tmp_path / "mlflow.db", name) for name in ("right", "ahead"))
     right["ahead"] = right.pop("right")
     assert {name: run["status"] for name, run in ahead.items()} == {name: run["status"] for name, run in right.items()}
     for name, run in right.items():
@@ -216,9 +216,9 @@ def _shift(folder: Path, seconds: float) -> None:
             (folder / "ledger" / config / attempt / "00000000.jsonl").write_bytes(text)
 
 
-def test_runs_whose_layers_came_from_evenly_spaced_thresholds_get_those_of_the_curve(tmp_path):
+def test_runs_whose_layers_came_from_evenly_spaced_thresholds_get_those_of_the_curve(new_database, tmp_path):
     """A sweep's ledger and its runs as they were before there was one curve; the logits are there."""
-    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    uri = new_database(tmp_path)
     folder = made_sweep(
         tmp_path / "old", uri, held_out=lambda index, fold: crowded(6 + 0.1 * fold), curves=False, configs=2
     )

@@ -8,7 +8,6 @@ import shutil
 import socket
 import subprocess
 import sys
-import threading
 import time
 import urllib.error
 import urllib.request
@@ -19,6 +18,7 @@ import pandas as pd
 import pytest
 from best_files import LAYERS, ROWS
 from encoders import graded_rows
+from proxy import Fault, proxy
 
 from leebert.errors import ConfigError, DataError, DivergedError
 from leebert.latency import time_criteria
@@ -333,19 +333,21 @@ def test_an_interrupted_refit_is_logged_once_and_where_the_last_call_asked_for(
     assert "MLFLOW_TRACKING_PASSWORD" not in os.environ
 
 
-def test_what_was_logged_to_one_server_is_logged_anew_to_another(refitted, best_place, tmp_path):
+def test_what_was_logged_to_one_server_is_logged_anew_to_another(refitted, best_place, new_database, tmp_path):
     """The folder remembers the place; an SQLite file is a server of its own."""
     from tune.models.register import LOGGED, RegistryTarget, log_refit
 
     out = shutil.copytree(refitted[0], tmp_path / "m")
-    to = RegistryTarget(f"sqlite:///{tmp_path / 'mlflow.db'}", "elsewhere", "leebert-pairs", "champion")
+    to = RegistryTarget(new_database(tmp_path), "elsewhere", "leebert-pairs", "champion")
     before = json.loads((out / LOGGED).read_text())
     logged = log_refit(read_best(best_place.file), out, json.loads((out / "refit.json").read_text()), to)
     assert logged["version"] == 1
     assert set(logged["runs"].values()).isdisjoint(before["runs"].values())
 
 
-def test_a_rejected_tag_is_reported_and_costs_that_tag_alone(refitted, best_place, tmp_path, monkeypatch, log_lines):
+def test_a_rejected_tag_is_reported_and_costs_that_tag_alone(
+    refitted, best_place, new_database, tmp_path, monkeypatch, log_lines
+):
     import mlflow
     from mlflow.exceptions import MlflowException
     from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
@@ -355,7 +357,7 @@ def test_a_rejected_tag_is_reported_and_costs_that_tag_alone(refitted, best_plac
 
     out = shutil.copytree(refitted[0], tmp_path / "m")
     (out / LOGGED).unlink()
-    to = RegistryTarget(f"sqlite:///{tmp_path / 'mlflow.db'}", "elsewhere", "leebert-pairs", "champion")
+    to = RegistryTarget(new_database(tmp_path), "elsewhere", "leebert-pairs", "champion")
     best, told = read_best(best_place.file), json.loads((out / "refit.json").read_text())
     told |= {"seeds": [0]}
     real = mlflow.MlflowClient.set_tag
@@ -379,27 +381,20 @@ def test_a_rejected_tag_is_reported_and_costs_that_tag_alone(refitted, best_plac
 
 
 def test_a_server_that_goes_away_at_the_end_costs_no_training(best_place, refit, mlflow_server, tmp_path, monkeypatch):
-    """It is killed once the models are evaluated; when it is back, the same command logs them."""
+    """Nobody answers once the models are evaluated; when the server is back, the same command logs them."""
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    path, options = best_place.copy(tmp_path / "best"), ("--out", tmp_path / "m", "--name", "away")
-    killer = tmp_path / "m" / "seed-0" / "evaluation.json"
+    evaluated = tmp_path / "m" / "seed-0" / "evaluation.json"
+    back = []
 
-    def kill_when_evaluated():
-        while not killer.exists():
-            time.sleep(0.01)
-        mlflow_server.kill()
+    def away(path):
+        return Fault() if evaluated.exists() and not back else None
 
-    thread = threading.Thread(target=kill_when_evaluated, daemon=True)
-    thread.start()
-    try:
-        ran = refit(path, *options)
-    finally:
-        killer.parent.mkdir(parents=True, exist_ok=True)
-        killer.touch()  # where it failed before
-        thread.join()
-        mlflow_server.start()
-    refused(ran, f"MLflow can't be used at {mlflow_server.url}", "run the same command again to log them")
-    again = refit(path, *options, "--json")
+    path = best_place.copy(tmp_path / "best")
+    with proxy(mlflow_server.url, away) as url:
+        options = ("--out", tmp_path / "m", "--name", "away", "--tracking-uri", url)
+        refused(refit(path, *options), f"MLflow can't be used at {url}", "run the same command again to log them")
+        back.append(True)
+        again = refit(path, *options, "--json")
     assert again.code == 0, again.err
     assert "updates on the whole training split" not in again.err
     assert again.json["mlflow"]["version"] == 1
@@ -434,7 +429,7 @@ def test_params_are_the_options_as_they_were_used(best_place):
     best = read_best(best_place.file)
     told = {"theta_updates": 1, "criterion": "entropy", "chosen": {"entropy": {"threshold": 0.5, "patience": None}}}
     params = {p.key: p.value for p in _params(best, told, 3, "bf16")}
-    assert (params["precision"], params["seed"], params["lr_theta"]) == ("bf16", "3", "0.004")
+    assert (params["precision"], params["seed"], params["lr_theta"]) == ("bf16", "3", "0.006")
 
 
 def test_the_registered_version_has_signature_example_and_no_pickle(
@@ -631,7 +626,27 @@ def test_a_model_is_served_in_the_precision_that_its_thresholds_are_for(refitted
     assert Served(folder, precision="bf16").runtime.precision == "bf16"
 
 
-# Processes of their own.
+# Processes of their own: both load the model at once, which takes either some seconds.
+
+
+@pytest.fixture(scope="module")
+def scoring(refitted, rows, mlflow_server, tmp_path_factory):
+    """A folder, and the process that scores a file there."""
+    folder = tmp_path_factory.mktemp("scoring")
+    rows.to_csv(folder / "rows.csv", index=False)
+    code = (
+        "import mlflow, pandas\n"
+        f"model = mlflow.pyfunc.load_model({ADDRESS!r})\n"
+        "model.predict(pandas.read_csv('rows.csv')).to_json('out.json', orient='records')\n"
+        "import leebert, tune; print('CODE', leebert.__file__, tune.__file__)"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=folder,
+        env={**os.environ, "MLFLOW_TRACKING_URI": mlflow_server.url},
+    )  # fmt: skip
+    yield folder, process
+    process.kill()
+    process.communicate()
 
 
 @contextlib.contextmanager
@@ -672,7 +687,7 @@ def post(url, body):
         return error.code, json.loads(error.read())
 
 
-def test_mlflow_models_serve_answers_and_refuses(served, rows, mlflow_server, tmp_path):
+def test_mlflow_models_serve_answers_and_refuses(scoring, served, rows, mlflow_server, tmp_path):
     split = {"columns": ["a", "b"], "data": rows.to_numpy().tolist()}
     with serving(mlflow_server, tmp_path / "serve.log") as url:
         code, told = post(url, {"dataframe_split": split})
@@ -696,23 +711,14 @@ def test_mlflow_models_serve_answers_and_refuses(served, rows, mlflow_server, tm
 
 
 def test_a_process_that_imports_nothing_of_ours_scores_a_file_by_the_code_that_travels_with_the_model(
-    served, rows, mlflow_server, tmp_path
+    scoring, served, rows
 ):
-    rows.to_csv(tmp_path / "rows.csv", index=False)
-    code = (
-        "import mlflow, pandas\n"
-        f"model = mlflow.pyfunc.load_model({ADDRESS!r})\n"
-        "model.predict(pandas.read_csv('rows.csv')).to_json('out.json', orient='records')\n"
-        "import leebert, tune; print('CODE', leebert.__file__, tune.__file__)"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=240, cwd=tmp_path,
-        env={**os.environ, "MLFLOW_TRACKING_URI": mlflow_server.url},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    for path in re.search("CODE (.*)", done.stdout).group(1).split():
+    folder, process = scoring
+    out, err = process.communicate(timeout=240)
+    assert process.returncode == 0, err
+    for path in re.search("CODE (.*)", out).group(1).split():
         assert Path(path).parent.parent.name == "code"
-    told = json.loads((tmp_path / "out.json").read_text())
+    told = json.loads((folder / "out.json").read_text())
     assert [r["label"] for r in told] == served.predict(rows)["label"].tolist()
 
 

@@ -152,3 +152,27 @@ class TroubledProblem(SlowProblem):
 
     def rows(self) -> Any:
         return TroubledRows(toy_rows(self.size), self.pause, self.marks, self.troubles)
+
+
+#: The rate of the configuration that this process trains.
+rates: list[float] = []
+
+
+@dataclasses.dataclass(frozen=True)
+class UnequalRows(TroubledRows):
+    """At a rate of 1e-2 they meet troubles, at others they take their time."""
+
+    def collate(self, indices: object) -> Any:
+        if rates[-1] == 1e-2:
+            return TroubledRows(self.rows, 0.0, self.marks, self.troubles).collate(indices)
+        return SlowRows(self.rows, self.pause).collate(indices)
+
+
+@dataclasses.dataclass(frozen=True)
+class UnequalProblem(TroubledProblem):
+    def rows(self) -> Any:
+        return UnequalRows(toy_rows(self.size), self.pause, self.marks, self.troubles)
+
+    def model(self, config: TrainConfig) -> ThreeExitMLP:
+        rates.append(config.lr_theta)
+        return super().model(config)

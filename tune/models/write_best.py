@@ -24,6 +24,7 @@ from leebert.recipe import RunConfig
 from leebert.yaml import dump_yaml
 from tune.analysis.choose import Candidate, Selection
 from tune.analysis.learned import ADVICE
+from tune.analysis.learned_weights import against_uniform, recorded
 from tune.analysis.overview import placed
 from tune.analysis.still_weights import weights_of
 from tune.models.best_file import CellLogits, content_digest, save_logits
@@ -84,15 +85,9 @@ def best_file(choice: Selection) -> dict[str, Any]:
             not_distinguishable=[_unlearned(choice, key) for key in choice.unlearned] or None,
             majority=_margin(choice),
             weights_moved=_moved(choice),
+            learned_weights=recorded(against_uniform(sweep)),
             sweeps=_sweeps(choice),
-            within_one_standard_error=[
-                _recorded(
-                    **_named(choice, near.configuration.id),
-                    score=round(near.score.mean, 6),
-                    layers=_layers(choice.candidates[near.configuration.id]),
-                )
-                for near in choice.near
-            ],
+            within_one_standard_error=_near(choice),
             pareto=_front(choice) if choice.front else None,
             score_per_exit=[round(float(v), 6) for v in per_exit],
             cells=[_cell(r, training.accumulate // micro, runtime) for r in cells],
@@ -136,6 +131,18 @@ def _unlearned(choice: Selection, key: str) -> dict[str, Any]:
         "low": round(low, 6),
         "high": round(high, 6),
     }
+
+
+def _near(choice: Selection) -> list[dict[str, Any]]:
+    """Describe the configurations within one standard error of the best."""
+    return [
+        _recorded(
+            **_named(choice, near.configuration.id),
+            score=round(near.score.mean, 6),
+            layers=_layers(choice.candidates[near.configuration.id]),
+        )
+        for near in choice.near
+    ]
 
 
 def _margin(choice: Selection) -> dict[str, Any] | None:
@@ -310,6 +317,8 @@ def print_best(choice: Selection, values: dict[str, Any], path: Path) -> None:
     moved = section.get("weights_moved")
     if moved is not None and moved < MOVED:
         print(f"its loss weights changed by at most {moved:.2g} (less than {MOVED:g}): practically uniform weights")
+    if learned := section.get("learned_weights"):
+        print(learned["conclusion"])
     _print_excluded(choice, section, path)
     if objective.kind != "score":
         print(f"chosen by the {objective}: {100 * section['objective']['value']:.2f}")

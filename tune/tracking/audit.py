@@ -32,6 +32,9 @@ log = logging.getLogger(__name__)
 #: How often a request is sent that MLflow, or a proxy in its place, rejects as wrong.
 TRIES = 4
 
+#: Seconds before a request is sent again; each further pause is twice as long.
+FIRST_PAUSE_SECONDS = 0.1
+
 #: Tags that a user may change in MLflow's pages: they are only overwritten if they hold an earlier value of the sweep's.
 _USERS = frozenset({"mlflow.note.content", "mlflow.runColor", "mlflow.runName"})
 #: A metric that every epoch has.
@@ -195,7 +198,7 @@ class Audit:
 
     def _retry(self, request: Callable[..., T], *args: Any) -> T:
         """Repeat a request until the server responds; raise MLflow's repeated error, or TrackingError if it stays unreachable."""
-        refused, pause, deadline = 0, 0.1, time.monotonic() + self._patience
+        refused, pause, deadline = 0, FIRST_PAUSE_SECONDS, time.monotonic() + self._patience
         while True:
             self._may_send()
             try:
