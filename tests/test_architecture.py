@@ -225,10 +225,6 @@ INTERFACES = (
     "leebert.metrics.metric",
     "leebert.optim.contract",
     "leebert.plugins",
-    "leebert.testing.criteria",
-    "leebert.testing.methods",
-    "leebert.testing.metrics",
-    "leebert.testing.rows",
     "tune.pruners",
     "tune.pruners.places",
     "tune.searchers",
@@ -244,7 +240,7 @@ def public_modules():
 
     modules = {*INTERFACES, *(f"leebert.{module}" for module in leebert._MODULES.values())}
     assert modules <= NAMES
-    return modules
+    return modules | {name for name in NAMES if name.startswith("leebert.testing.")}
 
 
 def public_functions(tree, prefix=""):
