@@ -40,6 +40,8 @@ METHODS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("clo-v2", {}),
     ("hyper-v2", {}),
     ("hyper-v2", {"parametrisation": "exit_teacher"}),
+    ("hyper-v2", {"outer": "deepest"}),
+    ("hyper-v2", {"outer": "score"}),
 )
 #: Slower ones, which run after all seeds of these.
 SLOW: tuple[tuple[str, dict[str, Any]], ...] = (("hyper", {}), ("hyper", {"outer": "ce"}))
