@@ -121,7 +121,7 @@ def shapes(rows: benchmark.Rows) -> Iterator[str]:
         cells = []
         for p in columns:
             marked = [r["marked"] for r in rows.of(p, *variant)]
-            cells += [difference(rows, p, variant), f"{np.mean(marked):.2f}" if marked else "–"]
+            cells += [difference(rows, p, variant), f"{np.mean(marked):.2f}".replace("-", "−") if marked else "–"]
         yield f"| {named(variant, shape=True)} | " + " | ".join(cells) + " |"
 
 
