@@ -143,7 +143,7 @@ def calibrate(
         count = f"{differing} different texts" if texts else "no texts"
         raise DataError(
             f"{source}: {count}; a layer speed-up of {speed_up:g} with {model.depth} layers needs at least {needed} different "
-            f"texts, for a mean exit layer within {MISSED:.0%} on similar texts; add texts"
+            f"texts, so that similar texts reach it within {MISSED:.0%}; add texts"
         )
     recorded, cut = _recorded(model, tokenizer, texts, source, runtime, batch_size, progress)
     if aim.max_loss is not None:
@@ -219,7 +219,13 @@ def save_calibration(folder: Path, calibration: Calibration) -> str:
 
 
 def print_calibration(folder: Path, calibration: Calibration, before: str) -> None:
-    """Print the thresholds with their layer speed-ups, and the changes to the folder."""
+    """Print the thresholds with their layer speed-ups, and the changes to the folder.
+
+    Args:
+        folder: The model's folder.
+        calibration: The new thresholds.
+        before: The samples on which the former thresholds were chosen.
+    """
     if calibration.single_class:
         print(
             f"warning: every exit predicts a single class on all {calibration.rows} texts, so its speed-up is meaningless; "

@@ -244,7 +244,7 @@ def evaluate(
     precision: Precision = None,
     json_: Json = False,
 ) -> None:
-    """Score every exit, and every exit criterion over a range of layers, in one pass over the data."""
+    """Score every exit, and every exit criterion at a range of thresholds, in one pass over the data."""
     if thresholds is not None:
         print("warning: --thresholds has no effect: the table is in steps of layers; leave it out", file=sys.stderr)
     if out:
@@ -358,7 +358,7 @@ def predict(
     )  # fmt: skip
     if out is None:
         if not write_predictions(_warned(rows, warning), sys.stdout, form, columns):
-            print("0 predictions (the first line of a .csv or .tsv file names its columns)", file=sys.stderr)
+            print("0 predictions: no rows (the first line of a .csv or .tsv file is its header)", file=sys.stderr)
         return
     if count := save_predictions(rows, out, form, columns):
         _warn(warning)
@@ -444,9 +444,9 @@ def calibrate(
     device: Device = "auto",
     json_: Json = False,
 ) -> None:
-    """Calibrate the thresholds of a model on unlabelled texts, to hit a target layer speed-up or loss."""
+    """Calibrate the thresholds of a model on unlabelled texts, to hit a target layer speed-up or drop in score."""
     if (speed_up is None) == (max_loss is None):
-        raise ConfigError("calibrate needs one aim: give --speed-up RATIO or --max-loss POINTS")
+        raise ConfigError("calibrate needs one target: give --speed-up RATIO or --max-loss POINTS")
     loaded, tokenizer = _load(model)
     check_writable(model, "model")
     runtime = _runtime(loaded, None, device)

@@ -30,7 +30,7 @@ DataDir = Annotated[
     ),
 ]
 #: The help of `--backbone`, which one command requires.
-BACKBONE = "Hub id[@revision], folder, or package:NAME/path; for images a name such as resnet56."
+BACKBONE = "Hub id or ID@REVISION, folder, or package:NAME/path; for images a name such as resnet56."
 Backbone = Annotated[str | None, typer.Option(help=BACKBONE)]
 Pooling = Annotated[str | None, typer.Option(help="Pooling before each classifier: pooler (default), cls or mean.")]
 Set = Annotated[
@@ -41,25 +41,25 @@ BatchSize = Annotated[int, typer.Option(min=1, help="Samples per forward pass; c
 Criterion = Annotated[
     str | None,
     typer.Option(
-        help="Exit criterion, one of `leebert criteria`. Default: the saved model's own; for a new model the best one for the "
-        "aim; for scores of sweeps normalised_entropy."
+        help="Exit criterion, one of `leebert criteria`. By default: for a saved model its own, for a new model the one that "
+        "meets the target best, for scores of sweeps normalised_entropy."
     ),
 ]
 Patience = Annotated[
     int | None,
     typer.Option(
         min=1,
-        help="Number of consecutive exits, for criteria that count them (pcee, f-pabee); default: the criterion's.",
+        help="Number of consecutive exits, for criteria that count them (pcee, f-pabee); by default the criterion's.",
     ),
 ]
 MaxLoss = Annotated[
     float | None,
     typer.Option(
-        help="Aim of the threshold: the largest layer speed-up with a drop in score of at most this many points."
+        help="Target of the threshold: the largest layer speed-up with a drop in score of at most this many points."
     ),
 ]
 SpeedUp = Annotated[
-    float | None, typer.Option(help="Aim of the threshold: a layer speed-up, M / mean exit layer, such as 2.")
+    float | None, typer.Option(help="Target of the threshold: a layer speed-up, M / mean exit layer, such as 2.")
 ]
 Experiment = Annotated[str | None, typer.Option(help="MLflow experiment; by default the sweep's own, or leebert-TASK.")]
 

@@ -173,7 +173,18 @@ def limits_of(backbone: str) -> Limits:
 
 
 def limits_of_encoder(encoder: Any, name: str = "the model") -> Limits:
-    """Read the limits of a loaded encoder from its embeddings. Raises BackboneError."""
+    """Read the limits of a loaded encoder from its embeddings.
+
+    Args:
+        encoder: The encoder.
+        name: Its name in messages.
+
+    Returns:
+        Number of token ids, positions and segments.
+
+    Raises:
+        BackboneError: The configuration contradicts the embeddings.
+    """
     return Limits.of_config(name, encoder.config, encoder.get_input_embeddings().num_embeddings)
 
 

@@ -244,7 +244,9 @@ class AimConfig(Frozen):
         None,
         description="The exit criterion; None: the method's published one if that needs a threshold, else the best one.",
     )
-    max_loss: float | None = Field(None, ge=0, le=100, description="Largest loss against the full model, in points.")
+    max_loss: float | None = Field(
+        None, ge=0, le=100, description="Largest drop in score against the full model, in points."
+    )
     speed_up: float | None = Field(None, ge=1, description="Target layer speed-up, depth / mean exit layer.")
 
     @model_validator(mode="after")

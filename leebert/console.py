@@ -129,7 +129,7 @@ def table(
     *,
     title: str = "",
     left: int | Container[int] = 1,
-    whole: int = 0,
+    whole: int | Container[int] = 0,
     caption: Any = None,
     framed: bool = True,
     lean: bool = False,
@@ -142,7 +142,7 @@ def table(
         rows: The cells of each row, texts with markup or `rich.text.Text`; None draws a line between two groups of rows.
         title: Title above the table.
         left: Number of first columns that are left-aligned, or their places; the others are right-aligned.
-        whole: Number of first columns that never wrap.
+        whole: Number of first columns that never wrap, or their places.
         caption: Caption below the table, a text with markup or a `rich.text.Text`.
         framed: Draw a frame, unless the table is lean or has lines.
         lean: Omit frame and padding, so that many columns fit 80 characters.
@@ -160,8 +160,9 @@ def table(
     heads = {"title": title or None, "title_justify": "left", "caption": caption, "caption_justify": "left"}
     result = Table(**heads, show_lines=lines, **frame)
     left_aligned = range(left) if isinstance(left, int) else left
+    unwrapped = range(whole) if isinstance(whole, int) else whole
     for number, name in enumerate(columns):
-        result.add_column(name, justify="left" if number in left_aligned else "right", no_wrap=number < whole)
+        result.add_column(name, justify="left" if number in left_aligned else "right", no_wrap=number in unwrapped)
     for row in rows:
         if row is None:
             result.add_section()

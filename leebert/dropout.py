@@ -73,7 +73,23 @@ def attention(
     scaling: float | None = None,
     **options: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Compute scaled dot-product attention, (B, heads, L, d) → (B, L, heads, d); without dropout, by torch's kernel."""
+    """Compute scaled dot-product attention with fast dropout; without dropout or on a GPU, by torch's kernel.
+
+    The signature is that of transformers' attention interface.
+
+    Args:
+        module: The attention module.
+        query: (B, heads, L, d).
+        key: (B, heads, L, d).
+        value: (B, heads, L, d).
+        attention_mask: Added to the scores; None: no mask.
+        dropout: Probability of dropping an attention weight.
+        scaling: Factor of the scores; None: 1 / √d.
+        **options: Further arguments of torch's kernel.
+
+    Returns:
+        (B, L, heads, d), and None in place of the attention weights.
+    """
     if dropout == 0.0 or query.device.type != "cpu":
         output, _ = sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **options

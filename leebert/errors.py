@@ -55,6 +55,14 @@ class LeaseError(SweepError):
 
 
 def nearest(key: str, valid: Iterable[str]) -> str:
-    """Return `` (did you mean 'x'?)`` for a misspelt key; empty if no valid key is similar."""
+    """Return `` (did you mean 'x'?)`` for a misspelt key.
+
+    Args:
+        key: The misspelt key.
+        valid: The valid keys.
+
+    Returns:
+        The text, with a leading space; empty if no valid key is similar.
+    """
     close = difflib.get_close_matches(key, list(valid), n=1, cutoff=0.6)
     return f" (did you mean '{close[0]}'?)" if close else ""

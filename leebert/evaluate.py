@@ -39,11 +39,14 @@ class RecordedLogits:
 
         Args:
             exit_index: (N,) exit of each sample, from 0.
+
+        Returns:
+            The mean, in layers (:attr:`layers`).
         """
         return float(np.asarray(self.layers)[exit_index].mean())
 
     def losses(self) -> np.ndarray:
-        """Compute the mean cross-entropy of each exit, (M,)."""
+        """Compute the mean cross-entropy of each exit, (M,), in nats; the samples must have labels."""
         assert self.labels is not None
         z = self.logits - self.logits.max(axis=-1, keepdims=True)
         log_p = z - np.log(np.exp(z).sum(axis=-1, keepdims=True))

@@ -43,7 +43,15 @@ def check_writable(folder: Path, option: str) -> None:
 
 
 def check_file_writable(file: Path, option: str) -> None:
-    """Check that an output file can be written (:func:`check_writable`), and that no folder has its name."""
+    """Refuse an output file that cannot be written.
+
+    Args:
+        file: The file.
+        option: The option that names it, for messages.
+
+    Raises:
+        ConfigError: It is a folder, or its folder cannot be written to.
+    """
     if file.is_dir():
         raise ConfigError(f"{option} {file}: is a folder; give the name of a file")
     check_writable(file.parent, option)

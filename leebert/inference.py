@@ -23,11 +23,26 @@ class Layered(Protocol):
     num_exits: int
 
     def begin(self, batch: Mapping[str, torch.Tensor]) -> Any:
-        """Make the input of the first layer."""
+        """Make the input of the first layer.
+
+        Args:
+            batch: Tensors by name, with B samples.
+
+        Returns:
+            The state before the first layer.
+        """
         ...
 
     def advance(self, state: Any, exit_: int) -> tuple[Any, torch.Tensor]:
-        """Run the layers from the previous exit to exit `exit_`, from 0; returns the new state and logits (B, K) float32."""
+        """Run the layers from the previous exit to the next one.
+
+        Args:
+            state: The state at the previous exit, for the samples that have not exited.
+            exit_: The next exit, from 0.
+
+        Returns:
+            The new state, and the exit's logits (B, K), float32.
+        """
         ...
 
 

@@ -24,12 +24,28 @@ def cross_entropy_per_exit(logits: torch.Tensor, labels: torch.Tensor) -> torch.
 
 
 def cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Eq. 1, L_CE(x, y) = Σ_m CE(p_m(x), y): a sum over exits, mean over samples; a scalar."""
+    """Eq. 1, L_CE(x, y) = Σ_m CE(p_m(x), y): a sum over exits, mean over samples.
+
+    Args:
+        logits: (M, B, K) of all exits.
+        labels: (B,) class ids.
+
+    Returns:
+        A scalar, in nats.
+    """
     return cross_entropy_per_exit(logits, labels).sum()
 
 
 def tempered(probabilities: torch.Tensor, temperature: float) -> torch.Tensor:
-    """Eq. 3, t_k^{1/τ} / Σ_k' t_k'^{1/τ}, over the last dimension; equal to softmax(logits / τ)."""
+    """Eq. 3, t_k^{1/τ} / Σ_k' t_k'^{1/τ}, over the last dimension; equal to softmax(logits / τ).
+
+    Args:
+        probabilities: (…, K) distributions t.
+        temperature: τ, above 0.
+
+    Returns:
+        (…, K) distributions.
+    """
     return F.softmax(probabilities.log() / temperature, dim=-1)
 
 

@@ -215,7 +215,7 @@ def in_words(against: AgainstMajority, names: Sequence[str] = (), advice: str = 
     single = f"; {exits_in_words(against.collapsed)} {verb} a single class" if against.collapsed else ""
     if against.verdict == "learned":
         best = _best_exit(against) if against.interval[0] <= 0 else ""
-        return f"learned: {quantity} {margin} against the majority class; {scores}{best}{single}"
+        return f"learned: {quantity} minus majority class: {margin}; {scores}{best}{single}"
     return f"not significantly above the majority class: {quantity} {margin}; {scores}{single}; {advice}"
 
 

@@ -71,13 +71,29 @@ class TrainingMemory:
 
 
 def text_batch(samples: int, length: int) -> Batch:
-    """Make a labelled batch of texts of full length, (B, L)."""
+    """Make a labelled batch of texts of full length.
+
+    Args:
+        samples: B.
+        length: L, tokens per text.
+
+    Returns:
+        `input_ids`, `attention_mask` and `token_type_ids` (B, L), and `labels` (B,).
+    """
     ids = {name: torch.zeros(samples, length, dtype=torch.long) for name in ("input_ids", "attention_mask")}
     return {**ids, "token_type_ids": ids["input_ids"].clone(), "labels": torch.zeros(samples, dtype=torch.long)}
 
 
 def image_batch(samples: int, size: int) -> Batch:
-    """Make a labelled batch of colour images, (B, S, S, 3), as from :mod:`leebert.images.arrays`."""
+    """Make a labelled batch of colour images, as from :mod:`leebert.images.arrays`.
+
+    Args:
+        samples: B.
+        size: S, pixels of an image's side.
+
+    Returns:
+        `images` (B, S, S, 3) uint8, and `labels` (B,).
+    """
     return {
         "images": torch.zeros(samples, size, size, 3, dtype=torch.uint8),
         "labels": torch.zeros(samples, dtype=torch.long),

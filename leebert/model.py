@@ -62,6 +62,12 @@ class ExitHeads(nn.Module):
 
     Exits that are quantised, or have adapters or hooks, are called one by one. The class is not a `ModuleList`, because
     PEFT can train and save only modules with a `forward` (`modules_to_save=["heads"]`).
+
+    Args:
+        num_exits: M.
+        hidden: H, size of a pooled state.
+        classes: K.
+        dropout: Probability of dropping an input of the exits, in training only.
     """
 
     def __init__(self, num_exits: int, hidden: int, classes: int, dropout: float) -> None:
@@ -80,9 +86,14 @@ class ExitHeads(nn.Module):
         return list(self)[exit_]
 
     def forward(self, pooled: torch.Tensor, start: int = 0) -> torch.Tensor:
-        """Compute logits (m, B, K) of the exits from `start` on, from their pooled states (m, B, H).
+        """Compute the logits of m successive exits.
 
-        Logits are float32 under autocast and with weights in half precision, and float64 with float64 weights.
+        Args:
+            pooled: (m, B, H) pooled states, one per exit.
+            start: The first of these exits, from 0.
+
+        Returns:
+            Logits (m, B, K): float32 under autocast and with weights in half precision, float64 with float64 weights.
         """
         exits = [self[start + m] for m in range(pooled.shape[0])]
         with torch.autocast(pooled.device.type, enabled=False):
@@ -209,7 +220,15 @@ class LeebertForSequenceClassification(PreTrainedModel):
         return resized
 
     def pool(self, states: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
-        """Pool a layer's states (B, L, H) to an exit's input (B, H): shared pooler, CLS state, or mean over tokens."""
+        """Pool a layer's states with the configured pooling: shared pooler, CLS state, or mean over tokens.
+
+        Args:
+            states: (B, L, H) states after a layer.
+            attention_mask: (B, L), 1 for tokens and 0 for padding; None: no padding. Only the mean reads it.
+
+        Returns:
+            (B, H), the input of an exit.
+        """
         if self.config.pooling == "mean":
             if attention_mask is None:
                 return states.mean(dim=1)
@@ -226,15 +245,27 @@ class LeebertForSequenceClassification(PreTrainedModel):
         return pooled
 
     def begin(self, batch: Mapping[str, torch.Tensor]) -> LayerState:
-        """Make the input of the first layer: states (B, L, H), the layers' mask, and the tokens' mask.
+        """Make the input of the first layer. Padding moves behind a sample's tokens (:mod:`leebert.padding`).
 
-        Padding moves behind a sample's tokens (:mod:`leebert.padding`).
+        Args:
+            batch: `input_ids`, `attention_mask`, … (B, L).
+
+        Returns:
+            States (B, L, H), the layers' attention mask, and the tokens' mask (B, L).
         """
         batch = padded_behind(batch)
         return *self.stack.begin(batch), batch.get("attention_mask")
 
     def advance(self, state: LayerState, exit_: int) -> tuple[LayerState, torch.Tensor]:
-        """Run the layers up to exit `exit_`, from 0; returns the new state and the exit's logits (B, K) float32."""
+        """Run the layers from the previous exit to the next one.
+
+        Args:
+            state: What :meth:`begin` or `advance` returned at the previous exit.
+            exit_: The next exit, from 0.
+
+        Returns:
+            The new state, and the exit's logits (B, K), float32.
+        """
         states, mask, attention = state
         below = self.exit_layers[exit_ - 1] if exit_ else 0
         for layer in self.stack.layers()[below : self.exit_layers[exit_]]:
@@ -453,7 +484,13 @@ def build_model(
 
 
 def load_model(folder: str | Path) -> LeebertForSequenceClassification:
-    """Load a saved model from a folder, from safetensors only and without the hub.
+    """Load a saved model from safetensors, without the hub.
+
+    Args:
+        folder: A folder written by `leebert train`, `leebert-tune refit` or `save_pretrained`.
+
+    Returns:
+        The model, in evaluation mode.
 
     Raises:
         CheckpointError: The folder is damaged, or holds no early-exit model of texts.

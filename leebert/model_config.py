@@ -11,7 +11,19 @@ from leebert.exits import DEFAULT
 
 
 def model_exits(criterion: str, threshold: float | None, patience: int | None) -> ExitConfig:
-    """Check a model's exit criterion. Raises ConfigError."""
+    """Validate the exit criterion of a saved model.
+
+    Args:
+        criterion: Name of the exit criterion.
+        threshold: Its threshold; None: the criterion's default.
+        patience: Its second parameter; None: the criterion's default, or none.
+
+    Returns:
+        The validated criterion.
+
+    Raises:
+        ConfigError: The criterion is unknown, or a parameter is out of range.
+    """
     values = {"criterion": criterion, "threshold": threshold, "patience": patience}
     return parse(ExitConfig, values, "the model's exit criterion in config.json")
 
@@ -52,7 +64,11 @@ class LeebertConfig(EarlyExitConfig):
 
     @property
     def vocab_size(self) -> int:
-        """Number of word embeddings, from the backbone's configuration; transformers uses this name for resizing."""
+        """Number of word embeddings, from the backbone's configuration; transformers uses this name for resizing.
+
+        Raises:
+            AttributeError: The configuration has no backbone, or its backbone has no vocabulary.
+        """
         if "vocab_size" not in (self.backbone_config or {}):
             raise AttributeError("vocab_size: this configuration has no backbone with a vocabulary")
         return int((self.backbone_config or {})["vocab_size"])
@@ -74,6 +90,7 @@ class LeebertConfig(EarlyExitConfig):
 
     @property
     def num_exits(self) -> int:
+        """Number of exits, M."""
         return len(self.exit_layers)
 
     @property

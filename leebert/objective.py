@@ -105,7 +105,15 @@ class ExitObjective:
 
     @classmethod
     def of(cls, config: TrainConfig, num_exits: int) -> ExitObjective:
-        """Make the objective of a training configuration and its method, for a model with M exits."""
+        """Make the objective of a training configuration and its method.
+
+        Args:
+            config: The configuration.
+            num_exits: M.
+
+        Returns:
+            Eq. 5 with the configured teachers, temperature and parametrisation.
+        """
         method = METHODS[config.algorithm]
         return cls(
             layout=Terms.of(TEACHERS[method.teachers or config.teachers](num_exits)),
@@ -134,7 +142,19 @@ class ExitObjective:
         )
 
     def terms(self, record: Record, state: ObjectiveState, teacher: Record | None = None) -> torch.Tensor:
-        """Compute l (n,): M cross-entropies, then each pair's distillation term with its factor 1/(M·|T(m)|)."""
+        """Compute l: M cross-entropies, then each pair's distillation term with its factor 1/(M·|T(m)|).
+
+        Args:
+            record: A record of B samples with labels.
+            state: The objective's state.
+            teacher: As :meth:`Objective.terms`.
+
+        Returns:
+            (n,), each a mean over samples.
+
+        Raises:
+            ValueError: The record has no labels.
+        """
         if record.labels is None:
             raise ValueError("the cross-entropy of eq. 5 needs labels")
         ce = cross_entropy_per_exit(record.logits, record.labels)

@@ -45,7 +45,14 @@ class Aim:
 
     @classmethod
     def of(cls, max_loss: float | None = None, speed_up: float | None = None) -> Aim:
-        """Make an aim from `--max-loss`, in points, and `--speed-up`; the default aim if both are None.
+        """Make an aim from the options of commands.
+
+        Args:
+            max_loss: Largest drop in score, in points (`--max-loss`); None: not given.
+            speed_up: Target layer speed-up (`--speed-up`); None: not given.
+
+        Returns:
+            The aim; the default one if both are None.
 
         Raises:
             ConfigError: The loss is not between 0 and 100 points, or the speed-up is below 1.

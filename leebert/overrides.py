@@ -58,7 +58,17 @@ def key_of(key: str, aliases: Mapping[str, str] | None = None) -> str:
 def put(
     values: dict[str, Any], path: str, value: Any, expand: Mapping[str, Callable[[Any], Any]] | None = None
 ) -> None:
-    """Write a value at a dotted key. Raises TypeError where a key above it holds no mapping."""
+    """Write a value at a dotted key.
+
+    Args:
+        values: Nested mappings, changed in place.
+        path: The dotted key.
+        value: The value.
+        expand: First key → what makes a mapping of its short form.
+
+    Raises:
+        TypeError: A key above the last one holds no mapping.
+    """
     *parents, last = path.split(".")
     target = values
     for depth, part in enumerate(parents):

@@ -139,7 +139,7 @@ class Registry(Mapping[str, Plugin], Generic[Plugin]):
         name = getattr(plugin, "name", None)
         origin = Origin(module or _module_of(plugin, sys._getframe(1)))
         if not isinstance(name, str):
-            raise ConfigError(f"{self.kind} {plugin!r} of {origin} has no name")
+            raise ConfigError(f"{self.kind} {plugin!r} of {origin} has no name; set its attribute `name`")
         points = self._points().get(name, [])
         for point in points:
             if not _declares(point, plugin, origin):
@@ -201,15 +201,15 @@ class Registry(Mapping[str, Plugin], Generic[Plugin]):
         return name in self._modules or name in outside or name in self._registered
 
     def items(self) -> ItemsView[str, Plugin]:
-        """The plugins that can be loaded, by name; a warning names each other one, once in a process."""
+        """Return the plugins that can be loaded, by name. Each other one causes a warning, once per process."""
         return {name: plugin for name in self if (plugin := self.find(name)) is not None}.items()
 
     def values(self) -> ValuesView[Plugin]:
-        """The plugins that can be loaded, as :meth:`items`."""
+        """Return the plugins that can be loaded, as :meth:`items` does."""
         return dict(self.items()).values()
 
     def find(self, name: str) -> Plugin | None:
-        """The plugin of a name; None where there is none, and, with a warning, where it can't be loaded."""
+        """Return the plugin of a name; None if there is none, or, with a warning, if it cannot be loaded."""
         if name in self._loading or name in self._skipped:
             return None
         try:
@@ -220,7 +220,11 @@ class Registry(Mapping[str, Plugin], Generic[Plugin]):
             return None
 
     def require(self, name: str) -> Plugin:
-        """The plugin of a name; raises ConfigError, with the names that exist, where there is none."""
+        """Return the plugin of a name.
+
+        Raises:
+            ConfigError: There is no plugin of this name; the message lists the existing names.
+        """
         if name not in self:
             raise ConfigError(self.unknown(name))
         return self[name]

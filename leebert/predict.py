@@ -68,7 +68,16 @@ def texts_for(task: Any, source: Path | Iterable[bytes | str], columns: Sequence
 
 
 def encode(tokenizer: Any, texts: Sequence[tuple[str, ...]], max_length: int | None) -> Any:
-    """Tokenise rows without padding, truncated to `max_length` tokens unless that is None."""
+    """Tokenise rows without padding.
+
+    Args:
+        tokenizer: A fast tokenizer.
+        texts: One tuple of one or two texts per row.
+        max_length: Tokens to which a row is truncated; None: no limit.
+
+    Returns:
+        The tokenizer's output, with a list per row.
+    """
     truncation = (
         {"truncation": False, "verbose": False}
         if max_length is None
@@ -190,7 +199,17 @@ def write_predictions(
 
 
 def save_predictions(rows: Iterable[dict[str, Any]], path: Path, form: str, columns: Sequence[str] = COLUMNS) -> int:
-    """Write predictions to a file with :func:`write_predictions`; if that fails, an earlier file stays unchanged."""
+    """Write predictions to a file with :func:`write_predictions`; if that fails, an earlier file stays unchanged.
+
+    Args:
+        rows: The predictions.
+        path: The file; its folder is created if missing.
+        form: `jsonl` or `csv`.
+        columns: Keys of a prediction, in their order.
+
+    Returns:
+        Number of predictions.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     with replaced(path, sync=False) as unfinished, open(unfinished, "w", encoding="utf-8", newline="") as f:
         return write_predictions(rows, f, form, columns, partial=False)

@@ -117,7 +117,16 @@ def differing(
 
 
 def differences(was: Mapping[str, Any], now: Mapping[str, Any], keys: Iterable[str] = IDENTITY) -> list[str]:
-    """Describe the differences of two identities (:func:`differing`), such as `versions torch was 2.4.0, is 2.5.1`."""
+    """Describe the differences of two identities (:func:`differing`), such as `versions torch was 2.4.0, is 2.5.1`.
+
+    Args:
+        was: The recorded identity.
+        now: The present one.
+        keys: The keys to compare.
+
+    Returns:
+        One line per difference.
+    """
     return [str(difference) for difference in differing(was, now, keys)]
 
 
@@ -179,6 +188,10 @@ def backbone_differences(was: Mapping[str, Any], now: Mapping[str, Any]) -> list
     """Compare the identities of two backbones.
 
     Weights must be equal or, if unknown, the revisions. Parts that one identity lacks are not differences.
+
+    Args:
+        was: The recorded identity.
+        now: The present one.
 
     Returns:
         One line per difference.

@@ -41,7 +41,14 @@ class Record:
 
     @classmethod
     def joined(cls, parts: Sequence[Record]) -> Record:
-        """Concatenate records of one model along the samples."""
+        """Concatenate records of one model along the samples.
+
+        Args:
+            parts: Records of B1, B2, … samples, all with the same optional attributes.
+
+        Returns:
+            One record of B1 + B2 + … samples.
+        """
 
         import torch
 
@@ -57,9 +64,16 @@ def _detached(tensor: torch.Tensor | None) -> torch.Tensor | None:
 
 
 def micro_batches(batch: Batch, count: int) -> list[Batch]:
-    """Split a batch into `count` parts of nearly equal size, in order; with fewer samples, one part per sample.
+    """Split a batch into parts of nearly equal size, in order.
 
     Parts keep the padding of the whole batch, since only the model knows which positions are padding.
+
+    Args:
+        batch: Tensors by name, with B samples.
+        count: Number of parts.
+
+    Returns:
+        min(`count`, B) batches.
     """
     samples = len(next(iter(batch.values())))
     parts = {name: t.tensor_split(min(count, samples)) for name, t in batch.items()}
@@ -107,7 +121,14 @@ class SampleSet(Protocol):
         ...
 
     def collate(self, indices: object) -> Batch:
-        """Make a batch of the samples at these positions (B,)."""
+        """Make a batch of some samples.
+
+        Args:
+            indices: (B,) positions of the samples, from 0.
+
+        Returns:
+            Tensors by name, with B samples; `labels` is (B,) int64.
+        """
         ...
 
 

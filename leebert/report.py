@@ -31,8 +31,8 @@ def evaluation(recorded: RecordedLogits, metric: str) -> dict[str, Any]:
 
     Returns:
         JSON-ready values. `exits` holds each measure by exit; `curves` the points of every criterion; `table` the points
-        in steps of layers; `within` the point of fewest layers with at most one point of score lost; `at_speed_up` the
-        point nearest to a layer speed-up of 2; `majority` the comparison with the majority class.
+        in steps of mean exit layer; `within` the point of fewest layers with a drop in score of at most one point;
+        `at_speed_up` the point nearest to a layer speed-up of 2; `majority` the comparison with the majority class.
     """
     assert recorded.labels is not None
     m, n, _ = recorded.logits.shape
@@ -143,7 +143,15 @@ def one_label(result: Mapping[str, Any]) -> bool:
 
 
 def score_loss(result: Mapping[str, Any], point: Mapping[str, Any]) -> float:
-    """Score of the full model minus that of a point on an evaluated split, as a fraction."""
+    """Compute the drop in score of an operating point on an evaluated split.
+
+    Args:
+        result: What :func:`evaluate_split` returned.
+        point: One of its points.
+
+    Returns:
+        Score of the full model minus that of the point, as a fraction.
+    """
     return float(result["exits"]["score"][-1] - point["measures"]["score"])
 
 
@@ -172,7 +180,9 @@ def print_chosen(chosen: Mapping[str, Any] | None, samples: int, majority: Mappi
         line = f"exit criterion {point.name}, threshold {point.threshold:.6g}: {NO_SPEED_UP}"
     print(f"{line} on the validation fold ({samples} samples)")
     if point.max_loss is not None and point.reached <= 1:
-        print(f"  no threshold of {point.name} saves a layer with at most {points(point.max_loss)} lost")
+        print(
+            f"  under {point.name}, no sample can exit early with a drop in score of at most {points(point.max_loss)}"
+        )
     elif not point.near:
         print(f"  {point.shortfall}")
 
@@ -190,10 +200,11 @@ def print_evaluation(split: str, result: dict[str, Any], names: Sequence[str] = 
     console = Console()
     measures = list(result["exits"])
     _print_exits(console, split, result, measures)
-    _print_points(console, f"{split}: exit criteria, layer speed-up, in steps of layers", result["table"], measures)
+    _print_points(console, f"{split}: every exit criterion, in steps of mean exit layer", result["table"], measures)
     if claims_speed_up(result):  # a model that predicts a single class loses nothing by exiting first
         within = {name: [point] for name, point in result["within"].items()}
-        _print_points(console, f"{split}: largest layer speed-up with at most 1 point lost", within, measures)
+        title = f"{split}: fastest thresholds at most 1 point below the full model"
+        _print_points(console, title, within, measures)
     if own := result.get("own"):
         threshold = "" if own["threshold"] is None else f", threshold {own['threshold']:.6g}"
         no_claim = ONE_LABEL if one_label(result) else NO_SPEED_UP

@@ -55,6 +55,9 @@ class Runtime:
             precision: fp32, bf16, or auto: bf16 if the hardware supports it.
             device: cpu, cuda, cuda:N, or auto: CUDA if available.
 
+        Returns:
+            Device and type of matrix products.
+
         Raises:
             DeviceError: The device is unknown, or this machine does not have it.
         """
@@ -97,7 +100,13 @@ class Runtime:
 
 @dataclasses.dataclass(frozen=True)
 class RandomState:
-    """The state of torch's generators on the CPU and on one device, which determines dropout masks."""
+    """The state of torch's generators on the CPU and on one device, which determines dropout masks.
+
+    Attributes:
+        device: The device.
+        cpu: State of the generator on the CPU.
+        on_device: State of the device's generator; None on a CPU.
+    """
 
     device: torch.device
     cpu: torch.Tensor
@@ -111,7 +120,12 @@ class RandomState:
 
     @classmethod
     def seeded(cls, device: torch.device, *parts: int | str) -> RandomState:
-        """Return the state of new generators seeded by :func:`derive_seed`; torch's global ones don't change."""
+        """Return the state of new generators; torch's global generators do not change.
+
+        Args:
+            device: The device of the second generator, beside the CPU.
+            *parts: Numbers and names that determine the seed (:func:`derive_seed`).
+        """
         seed = derive_seed(*parts)
         on_device = torch.Generator(device).manual_seed(seed).get_state() if device.type == "cuda" else None
         return cls(device, torch.Generator().manual_seed(seed).get_state(), on_device)

@@ -109,7 +109,17 @@ class Served:
         return table
 
     def exits(self, request: Mapping[str, Any]) -> ExitConfig:
-        """Select the exit criterion of a request; the model's own if the request names none."""
+        """Select the exit criterion of a request.
+
+        Args:
+            request: The request's `params`.
+
+        Returns:
+            The criterion; the model's own if the request names none.
+
+        Raises:
+            ConfigError: A parameter is invalid, or more than one of threshold, speed_up and max_loss is given.
+        """
         config = self.model.config
         criterion, threshold, patience = (request.get(name) for name in ("criterion", "threshold", "patience"))
         values = config.exits.overridden(criterion=criterion, threshold=threshold, patience=patience)

@@ -38,28 +38,71 @@ def of_exit(name: str) -> int | None:
 
 
 def exits_only(name: str, *, but: int | None = None) -> bool:
-    """Select the exits except `but`, as `trains` of a stage; the network is frozen."""
+    """Select the exits, as `trains` of a stage; the network is frozen.
+
+    Args:
+        name: Name of a parameter.
+        but: An exit, from 0, that is frozen too; None: all exits train.
+
+    Returns:
+        Whether the parameter trains.
+    """
     exit_ = of_exit(name)
     return exit_ is not None and exit_ != but
 
 
 def below_and_exit(name: str, exit_: int) -> bool:
-    """Select the network and one exit, as `trains` of a stage."""
+    """Select the network and one exit, as `trains` of a stage.
+
+    Args:
+        name: Name of a parameter.
+        exit_: The exit that trains, from 0.
+
+    Returns:
+        Whether the parameter trains.
+    """
     return of_exit(name) in (None, exit_)
 
 
 def adamw(parameters: Iterable[torch.nn.Parameter], lr: float, config: TrainConfig) -> torch.optim.Optimizer:
-    """Make the paper's Adam for text, with the configured weight decay."""
+    """Make the paper's Adam for text, with the configured (decoupled) weight decay.
+
+    Args:
+        parameters: The parameters that train.
+        lr: λ1.
+        config: Configuration with `weight_decay`.
+
+    Returns:
+        The optimiser of θ.
+    """
     return torch.optim.AdamW(parameters, lr=lr, weight_decay=config.weight_decay, fused=True)
 
 
 def sgd(parameters: Iterable[torch.nn.Parameter], lr: float, config: TrainConfig) -> torch.optim.Optimizer:
-    """Make SGD for images, with momentum but not Nesterov's (He et al. 2015, section 4.2)."""
+    """Make SGD for images, with momentum but not Nesterov's (He et al. 2015, section 4.2).
+
+    Args:
+        parameters: The parameters that train.
+        lr: λ1.
+        config: Configuration with `momentum` and `weight_decay`.
+
+    Returns:
+        The optimiser of θ.
+    """
     return torch.optim.SGD(parameters, lr=lr, momentum=config.momentum, weight_decay=config.weight_decay, fused=True)
 
 
 def linear(step: int, total: int, warmup: float) -> float:
-    """Compute the factor on λ1 for update `step` (from 0) of `total`: linear warm-up, then linear decay to 0."""
+    """Compute the factor on λ1: linear warm-up, then linear decay to 0.
+
+    Args:
+        step: The update, from 0.
+        total: Number of updates of the stage.
+        warmup: Share of the updates in which λ1 rises, in [0, 1].
+
+    Returns:
+        The factor, in (0, 1].
+    """
     rising = round(total * warmup)
     if step < rising:
         return (step + 1) / (rising + 1)
@@ -71,7 +114,16 @@ FALLS = (0.35, 0.6, 0.85)
 
 
 def steps(step: int, total: int, warmup: float) -> float:
-    """Compute the factor on λ1 for update `step` (from 0) of `total`: linear warm-up, then a tenth at each of :data:`FALLS`."""
+    """Compute the factor on λ1: linear warm-up, then a fall to a tenth at each of :data:`FALLS`.
+
+    Args:
+        step: The update, from 0.
+        total: Number of updates of the stage.
+        warmup: Share of the updates in which λ1 rises, in [0, 1].
+
+    Returns:
+        The factor, in (0, 1].
+    """
     rising = round(total * warmup)
     if step < rising:
         return (step + 1) / (rising + 1)
@@ -106,15 +158,38 @@ class Transform(Protocol):
     """
 
     def check(self, model: Any) -> None:
-        """Raise ConfigError if the model does not support the change; called before training."""
+        """Refuse a model that does not support the change; called before training.
+
+        Args:
+            model: The model before the first stage.
+
+        Raises:
+            ConfigError: The model does not support the change.
+        """
         ...
 
     def plan(self, model: Any, examined: Examined | None) -> Any:
-        """Decide on the change, as JSON-ready values. Without data: any plan with the same resulting shapes."""
+        """Decide on the change.
+
+        Args:
+            model: The model before the stage; it stays as it is.
+            examined: Training samples; None: return any plan with the same resulting shapes.
+
+        Returns:
+            The plan, as JSON-ready values.
+        """
         ...
 
     def apply(self, model: Any, plan: Any) -> Any:
-        """Apply a plan; returns the changed model, or another one."""
+        """Change the model as planned.
+
+        Args:
+            model: The model before the stage.
+            plan: What :meth:`plan` returned.
+
+        Returns:
+            The model of the stage: the given one, changed in place, or a new one.
+        """
         ...
 
 
@@ -152,12 +227,27 @@ class Stage:
     optimizer: MakeOptimizer | None = None
 
     def shape(self, model: Any) -> Any:
-        """Make a model with the shapes of the stage's model, from the model before the stage, without data."""
+        """Make a model with the shapes of the stage's model, without data.
+
+        Args:
+            model: The model before the stage.
+
+        Returns:
+            The given model, changed in place, or a new one.
+        """
         return self.transform.apply(model, self.transform.plan(model, None)) if self.transform else model
 
 
 def joint(config: TrainConfig, num_exits: int) -> tuple[Stage, ...]:
-    """Make the stages of LeeBERT and related baselines: one stage on eq. 5 in which θ and ω learn together."""
+    """Make the stages of LeeBERT and related baselines: one stage on eq. 5 in which θ and ω learn together.
+
+    Args:
+        config: The configuration.
+        num_exits: M.
+
+    Returns:
+        The stage, after one of fine-tuning with `finetune_first`.
+    """
     stage = Stage("joint", ExitObjective.of(config, num_exits), omega_optimizer(config))
     return after_finetuning(config, num_exits, stage)
 
@@ -170,12 +260,29 @@ def omega_optimizer(config: TrainConfig) -> OmegaOptimizer:
 
 
 def after_finetuning(config: TrainConfig, num_exits: int, *stages: Stage) -> tuple[Stage, ...]:
-    """Prepend a stage that fine-tunes for the last exit if `finetune_first` is set (Kubaty et al., 2025: mixed training)."""
+    """Prepend a stage that fine-tunes for the last exit if `finetune_first` is set (Kubaty et al., 2025: mixed training).
+
+    Args:
+        config: The configuration.
+        num_exits: M.
+        *stages: The stages after fine-tuning.
+
+    Returns:
+        All stages, in order.
+    """
     return (finetuning(config, num_exits), *stages) if config.finetune_first else stages
 
 
 def finetuning(config: TrainConfig, num_exits: int) -> Stage:
-    """Make a stage that trains the network and its last exit on the labels; the other exits are frozen."""
+    """Make a stage that trains the network and its last exit on the labels; the other exits are frozen.
+
+    Args:
+        config: The configuration; `first_epochs` is the stage's length.
+        num_exits: M.
+
+    Returns:
+        The stage `finetune`.
+    """
     last = num_exits - 1
     return Stage(
         "finetune",
@@ -188,13 +295,30 @@ def finetuning(config: TrainConfig, num_exits: int) -> Stage:
 
 
 def method(config: TrainConfig, num_exits: int) -> tuple[Stage, ...]:
-    """Make the stages of the configured method, for a model with M exits."""
+    """Make the stages of the configured method.
+
+    Args:
+        config: The configuration.
+        num_exits: M.
+
+    Returns:
+        The stages, in order.
+    """
     stages: tuple[Stage, ...] = (METHODS[config.algorithm].stages or joint)(config, num_exits)
     return stages
 
 
 def check(stages: Iterable[Stage], model: Any, config: TrainConfig) -> None:
-    """Raise ConfigError if a model does not support a stage; called before training."""
+    """Refuse a model that does not support a stage; called before training.
+
+    Args:
+        stages: The stages, in order.
+        model: The model before the first stage.
+        config: The configuration that the stages were made from.
+
+    Raises:
+        ConfigError: The model does not support a transformation or an option, or a stage would train no parameter.
+    """
     names, final_names = [name for name, _ in model.named_parameters()], True
     for stage in stages:
         if stage.transform:
@@ -210,18 +334,37 @@ def check(stages: Iterable[Stage], model: Any, config: TrainConfig) -> None:
 
 
 def balances(model: Any, stage: Stage, config: TrainConfig) -> bool:
-    """Whether a stage uses gradient equilibrium; False if only one exit trains."""
+    """Return whether a stage uses gradient equilibrium: it is configured, and more than one exit trains.
+
+    Args:
+        model: The model of the stage.
+        stage: The stage.
+        config: The configuration.
+    """
     exits = {of_exit(name) for name, _ in model.named_parameters() if stage.trains(name)} - {None}
     return config.gradient_equilibrium and applies("gradient_equilibrium", config.algorithm) and len(exits) > 1
 
 
 def epochs_of(stages: tuple[Stage, ...], config: TrainConfig) -> list[int]:
-    """Return the largest number of epochs of each stage."""
+    """Return the largest number of epochs of each stage.
+
+    Args:
+        stages: The stages, in order.
+        config: The configuration; `max_epochs` is the default.
+    """
     return [config.max_epochs if stage.epochs is None else stage.epochs for stage in stages]
 
 
 def shared_epochs(config: TrainConfig, stages: int) -> list[int]:
-    """Divide `max_epochs` evenly among stages; each gets at least one epoch, so the sum can be larger."""
+    """Divide `max_epochs` evenly among stages; each gets at least one epoch, so the sum can be larger.
+
+    Args:
+        config: The configuration.
+        stages: Number of stages.
+
+    Returns:
+        Epochs of each stage.
+    """
     ends = [config.max_epochs * stage // stages for stage in range(stages + 1)]
     return [max(1, end - start) for start, end in itertools.pairwise(ends)]
 

@@ -56,7 +56,19 @@ class StudentObjective:
         return {"answers": torch.tensor(float(self.predictions_from == 0))}
 
     def terms(self, record: Record, state: ObjectiveState, teacher: Record | None = None) -> torch.Tensor:
-        """Compute M cross-entropies, M terms of eq. 2 with the teacher, and the distance of states; (2M + 1,)."""
+        """Compute M cross-entropies, M terms of eq. 2 with the teacher, and the distance of states.
+
+        Args:
+            record: A record of B samples with labels.
+            state: The objective's state.
+            teacher: The teacher's record of the same samples.
+
+        Returns:
+            (2M + 1,), each a mean over samples.
+
+        Raises:
+            ValueError: The record has no labels, or there is no teacher.
+        """
         if record.labels is None or teacher is None:
             raise ValueError("a student needs labels and a teacher")
         ce = cross_entropy_per_exit(record.logits, record.labels)

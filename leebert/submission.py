@@ -162,7 +162,14 @@ def fill(folder: Path) -> list[ServerFile]:
 
 
 def print_submission(folder: Path, written: Sequence[Written], depth: int, filled: Sequence[ServerFile]) -> None:
-    """Print the written files, and the files that a submission still lacks."""
+    """Print the written files, and the files that a submission still lacks.
+
+    Args:
+        folder: The submission's folder.
+        written: The files with predictions.
+        depth: Layers of the unreduced network.
+        filled: The files with a constant prediction.
+    """
     for one in written:
         speed_up = depth / one.layers
         print(

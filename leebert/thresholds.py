@@ -92,7 +92,7 @@ class Chosen:
         if row.several and not row.whole:
             reason += f", none before exit {row.first(self.patience or 1)}"
         return (
-            f"exit criterion {self.name} does not attain a layer speed-up of {self.asked:g}, since {reason}: the nearest is "
+            f"exit criterion {self.name} does not reach a layer speed-up of {self.asked:g}, since {reason}: the nearest is "
             f"{self.reached:.2f}, threshold {self.threshold:.6g}"
         )
 
@@ -100,16 +100,35 @@ class Chosen:
 def layer_speed_up(
     recorded: RecordedLogits, criterion: str, threshold: float | None, patience: int | None = None
 ) -> float:
-    """Compute depth / mean exit layer under an exit criterion on recorded logits."""
+    """Compute depth / mean exit layer under an exit criterion.
+
+    Args:
+        recorded: Logits of N samples.
+        criterion: Name of the exit criterion.
+        threshold: Its threshold; None for a criterion without one.
+        patience: Its second parameter; None: the default.
+
+    Returns:
+        The layer speed-up on these samples.
+    """
     return recorded.depth / float(_layers(recorded, criterion, threshold, patience).mean())
 
 
 def speed_up_interval(
     recorded: RecordedLogits, criterion: str, threshold: float | None, patience: int | None = None
 ) -> tuple[float, float]:
-    """Estimate the layer speed-up on similar samples, (low, high) at 95 %.
+    """Estimate the layer speed-up on similar samples.
 
     The interval uses the standard error of the mean exit layer. It also holds if the threshold was chosen on these samples.
+
+    Args:
+        recorded: Logits of N samples.
+        criterion: Name of the exit criterion.
+        threshold: Its threshold; None for a criterion without one.
+        patience: Its second parameter; None: the default.
+
+    Returns:
+        Lower and upper end of the 95 % interval.
     """
     layers, first, last = _layers(recorded, criterion, threshold, patience), recorded.layers[0], recorded.layers[-1]
     mean, off = float(layers.mean()), _Z95 * float(layers.std()) / math.sqrt(len(layers))
@@ -121,6 +140,14 @@ def rows_needed(speed_up: float, layers: Sequence[int], depth: int) -> int:
 
     Exit layers lie between the first and the last exit's, so with mean depth / speed-up their variance is at most
     (mean − first)(last − mean).
+
+    Args:
+        speed_up: The layer speed-up, depth / mean exit layer.
+        layers: (M,) layers below each exit.
+        depth: Layers of the unreduced network.
+
+    Returns:
+        Number of samples, at least 1.
     """
     mean = depth / speed_up
     return max(1, math.ceil((_Z95 / (MISSED * mean)) ** 2 * (mean - layers[0]) * (layers[-1] - mean)))
@@ -140,7 +167,19 @@ def attainable(layers: Sequence[int], depth: int) -> tuple[float, float]:
 
 
 def check_speed_up(target: float, layers: Sequence[int], depth: int) -> float:
-    """Return a target layer speed-up; raise ConfigError if a model with exits after these layers can't reach it."""
+    """Refuse a target layer speed-up that a model cannot reach.
+
+    Args:
+        target: The layer speed-up, depth / mean exit layer.
+        layers: (M,) layers below each exit.
+        depth: Layers of the unreduced network.
+
+    Returns:
+        The target.
+
+    Raises:
+        ConfigError: The model cannot reach it; the message gives the range.
+    """
     least, greatest = attainable(layers, depth)
     if not least <= target <= greatest:
         most = "all" if layers[-1] == depth else f"{layers[-1]} of {depth}"

@@ -127,7 +127,11 @@ class Tradeoff:
 
     @property
     def scores(self) -> np.ndarray:
-        """(T,) score of each point. Raises ConfigError for unlabelled samples."""
+        """(T,) score of each point, as a fraction.
+
+        Raises:
+            ConfigError: The samples have no labels.
+        """
         if not self.labelled:
             raise ConfigError(
                 f"{self.name}: these samples have no labels, so they have no score; give labelled samples"
@@ -148,7 +152,7 @@ class Tradeoff:
         return len(self.layers)
 
     def point(self, index: int) -> Point:
-        """The point at `index`, 0 being the fastest and −1 the full model."""
+        """Return the point at `index`, 0 being the fastest and −1 the full model."""
         layers = float(self.layers[index])
         return Point(
             self.criterion, float(self.thresholds[index]), self.patience, layers, self.depth / layers,
@@ -160,7 +164,17 @@ class Tradeoff:
         return (self.point(i) for i in range(len(self)))
 
     def within(self, loss: float = ALLOWED_LOSS) -> Point:
-        """The point of fewest layers whose score is at most `loss` (a fraction) below the full model's."""
+        """Find the point of fewest layers with a small drop in score.
+
+        Args:
+            loss: Largest drop from the full model's score, as a fraction.
+
+        Returns:
+            The point; the full model if no other qualifies.
+
+        Raises:
+            ConfigError: The samples have no labels.
+        """
         return self.point(int(self._regular[_fewest(self.scores[self._regular], loss)]))
 
     @property
@@ -181,7 +195,13 @@ class Tradeoff:
         return bool(self.depth / speed_up >= self.layers[0] - _ROUNDING)
 
     def at_speed_up(self, speed_up: float) -> float:
-        """Interpolate the score at depth / `speed_up` layers; the full model's score if that is faster.
+        """Interpolate the score at a layer speed-up.
+
+        Args:
+            speed_up: The layer speed-up, depth / mean exit layer.
+
+        Returns:
+            The score, as a fraction; the full model's if the full model is faster.
 
         Raises:
             ConfigError: The criterion does not reach the speed-up.
@@ -194,9 +214,12 @@ class Tradeoff:
         return float(np.interp(self.depth / speed_up, *self.drawn()))
 
     def area(self) -> float:
-        """Compute the mean score between the first and the last exit's layers, as a fraction.
+        """Compute the mean score between the layers of the first and the last exit.
 
         The curve is extended to the first exit alone. Otherwise a criterion that starts late would have an advantage.
+
+        Returns:
+            The mean, as a fraction.
         """
         first, last = self.exit_layers[0], self.exit_layers[-1]
         if first == last:
@@ -208,9 +231,13 @@ class Tradeoff:
         return float(np.trapezoid(scores, layers)) / (last - first)
 
     def in_steps(self, per_layer: int | None = None) -> list[Point]:
-        """Select the points for a table: those nearest to multiples of 1 / `per_layer` layers, and both ends.
+        """Select the points for a table: those nearest to evenly spaced mean exit layers, and both ends.
 
-        The default is half layers up to six exits, else whole layers. Criteria with whole-number thresholds keep all points.
+        Args:
+            per_layer: Points per layer; None: 2 up to six exits, else 1.
+
+        Returns:
+            The points, fastest first; all points of criteria with whole-number thresholds.
         """
         per_layer = per_layer or (2 if len(self.exit_layers) <= 6 else 1)
         if CRITERIA[self.criterion].whole:
@@ -229,7 +256,14 @@ class Tradeoff:
 
     @classmethod
     def of(cls, plain: Mapping[str, Any]) -> Tradeoff:
-        """Rebuild a curve from :meth:`as_dict`, without thresholds (NaN) and counts ((T, 0))."""
+        """Rebuild a curve from JSON-ready values.
+
+        Args:
+            plain: What :meth:`as_dict` returned.
+
+        Returns:
+            The curve with scores and layers, but without thresholds (NaN) and counts ((T, 0)).
+        """
         layers = np.array(plain["layers"], float)
         return cls(
             plain["criterion"], layers, {"score": np.array(plain["score"], float)}, np.full(len(layers), np.nan),
@@ -367,7 +401,15 @@ def mean_curve(curves: Sequence[Tradeoff]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def layers_within(curves: Sequence[Tradeoff], loss: float = ALLOWED_LOSS) -> float:
-    """Find the fewest layers on the :func:`mean_curve` with a score at most `loss` below the full model's."""
+    """Find the smallest mean exit layer on the :func:`mean_curve` with a small drop in score.
+
+    Args:
+        curves: Curves of the runs of one configuration.
+        loss: Largest drop from the score at full depth, as a fraction.
+
+    Returns:
+        The mean exit layer.
+    """
     layers, scores = mean_curve(curves)
     return float(layers[_fewest(scores, loss)])
 

@@ -19,6 +19,7 @@ import torch
 from leebert.checkpoint import Checkpoints, Snapshot
 from leebert.config import COST_ONLY, TrainConfig
 from leebert.data.batches import plan_epoch, updates_per_epoch
+from leebert.data.noise import NoisyLabels
 from leebert.deprecated import renamed_arguments, warn_renamed
 from leebert.errors import CheckpointError, ConfigError
 from leebert.evaluate import RecordedLogits, layers_of, record_all
@@ -56,6 +57,8 @@ class EpochReport:
         majority: Comparison with the majority class (:meth:`leebert.majority.AgainstMajority.as_dict`).
         omega: Distance of the loss weights from their start: `moved`, `spread`.
         validation: Validation logits of a new best epoch; else None.
+        term_weights: (n,) weights of all loss terms, in the order of :class:`leebert.weights.Terms`; None in reports that a
+            resumed run repeats.
         model: The model, which a stage may have replaced.
         checkpoint: Digest of the checkpoint of this epoch; None if none was written.
     """
@@ -77,6 +80,7 @@ class EpochReport:
     majority: dict[str, Any] | None = None
     omega: dict[str, float] | None = None
     validation: RecordedLogits | None = dataclasses.field(default=None, repr=False, compare=False)
+    term_weights: np.ndarray | None = dataclasses.field(default=None, repr=False, compare=False)
     model: Any = dataclasses.field(default=None, repr=False, compare=False)
     checkpoint: str | None = dataclasses.field(default=None, compare=False)
 
@@ -87,7 +91,7 @@ class EpochReport:
         return self.validation
 
     def plain(self) -> dict[str, Any]:
-        """Return JSON-ready values, without validation logits, model and checkpoint."""
+        """Return JSON-ready values, without validation logits, term weights, model and checkpoint."""
         return {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.compare}
 
 
@@ -245,6 +249,8 @@ class _Training:
 
     def __post_init__(self) -> None:
         config, samples = self.config, len(self.rows)
+        if config.label_noise:
+            self.rows = NoisyLabels(self.rows, config.label_noise, derive_seed(*self.seed, "label noise"))
         self.lengths = np.asarray(self.rows.lengths)
         self.per_epoch = updates_per_epoch(samples, config.batch_size)
         self.longest = epochs_of(self.stages, config)
@@ -363,6 +369,7 @@ class _Training:
             majority=scored.against.as_dict() if scored and scored.against else None,
             omega=level.travelled(),
             validation=scored.outcome if scored and self.at.best_epoch == len(self.reports) else None,
+            term_weights=self.stage.objective.weights(level.state).detach().cpu().numpy().copy(),
             model=self.model,
         )
         self.reports.append(report)
@@ -458,6 +465,13 @@ def preference(against: AgainstMajority | None, score: float) -> tuple[bool, flo
     """Rank an epoch: first by whether an exit scores above the majority class, then by the mean over exits.
 
     A metric may score a model that predicts a single class above one that has learned (74.05 against 73.66 on MRPC).
+
+    Args:
+        against: The comparison with the majority class; None if there is none.
+        score: Validation score, mean over exits.
+
+    Returns:
+        A key for sorting, larger for better epochs.
     """
     return against is None or against.above, score
 

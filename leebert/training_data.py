@@ -60,11 +60,28 @@ class TrainingData:
         return self.rows.truncated
 
     def problem(self, exits: ExitConfig | None = None, splits: Splits = ()) -> Problem:
-        """Make the training problem; `splits` are files of :meth:`split`, by name."""
+        """Make the training problem.
+
+        Args:
+            exits: The model's exit criterion; None: its default.
+            splits: (name, file of :meth:`split`) of each split to evaluate.
+
+        Returns:
+            Samples, metric, model factory and splits.
+        """
         return kind_of(self.task).problem(self.task, self.model, self.path, exits, splits)
 
     def split(self, name: str, source: str | None, cache: Path) -> tuple[str, str]:
-        """Prepare another split of the task; return its file and the fingerprint of its samples."""
+        """Prepare another split of the task.
+
+        Args:
+            name: Name of the split.
+            source: The folder of the data; None: the hub, or the task's files.
+            cache: The folder of the prepared file.
+
+        Returns:
+            The prepared file, and the fingerprint of its samples.
+        """
         kind = kind_of(self.task)
         examples = kind.read(self.task, name, source)
         return kind.prepare(examples, self.task, self.model, self.tokenizer, cache).path, examples.fingerprint()
@@ -76,7 +93,15 @@ class TrainingData:
 
 @dataclasses.dataclass(frozen=True)
 class TrainingExamples:
-    """The training split of a task before tokenising (:class:`TrainingData`)."""
+    """The training split of a task before tokenising (:class:`TrainingData`).
+
+    Attributes:
+        task: The task.
+        model: Backbone and length.
+        examples: The samples, or a subset of them.
+        split_rows: Samples of the whole training split.
+        tokenizer: The backbone's tokenizer; None for images.
+    """
 
     task: AnyTask
     model: ModelConfig
@@ -91,13 +116,31 @@ class TrainingExamples:
 
 
 def effective_task(config_task: str | dict[str, Any], group_by: Any) -> AnyTask:
-    """Return the task of a configuration with the configured grouping. Raises ConfigError."""
+    """Return the task of a configuration, with the configured grouping.
+
+    Args:
+        config_task: The name of a built-in task, or the declaration of one.
+        group_by: Text columns, `containing` or `none`; None: the task's own grouping.
+
+    Raises:
+        ConfigError: The task is unknown or invalid, or cannot be grouped in this way.
+    """
     task = any_task(config_task)
     return task if group_by is None else kind_of(task).grouped(task, group_by)
 
 
 def load_training_data(task: AnyTask, data: DataConfig, model: ModelConfig, cache: Path) -> TrainingData:
-    """Read the training split only, and tokenise or decode it into `cache`."""
+    """Read the training split only, and tokenise or decode it.
+
+    Args:
+        task: The task.
+        data: Folder and subset.
+        model: Backbone and length.
+        cache: The folder of the prepared file.
+
+    Returns:
+        The task's training data.
+    """
     return read_training_examples(task, data, model).prepare(cache)
 
 

@@ -52,7 +52,13 @@ def field_of(option: str, algorithm: str) -> FieldInfo:
 
 
 def canonical(option: str, algorithm: str, value: Any) -> Any:
-    """Return the one form of equal values of an option that a method reads: 1 and 1.0 are the same learning rate."""
+    """Return the one form of equal values of an option that a method reads: 1 and 1.0 are the same learning rate.
+
+    Args:
+        option: Name of the option.
+        algorithm: Name of the method.
+        value: The value.
+    """
     if option in TrainConfig.model_fields:
         return float(value) if option in _FLOATS else value
     if option == "algorithm" or not isinstance(value, int | float) or isinstance(value, bool):
@@ -101,5 +107,5 @@ def idle(option: str, algorithm: str, options: Mapping[str, Any]) -> str:
     if option == "first_epochs" and first and not any(options.get(name) for name in first):
         return f"{algorithm} has no first stage without {' or '.join(first)}"
     if "two_stage" in reads and options.get("two_stage") is True and option in _NOT_IN_TWO_STAGES:
-        return "two_stage is fine-tuning, and then the exits alone by KL to the last one, which gets no gradient"
+        return "with two_stage, only KL to the last exit trains the others, and the last exit gets no gradient from it"
     return ""

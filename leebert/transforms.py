@@ -81,7 +81,7 @@ class KeepLayers:
         require(model, "layers")
         depth = len(model.stack.layers())
         if self.layers[-1] >= depth:
-            raise ConfigError(f"needs {self.layers[-1] + 1} layers; this encoder has {depth}")
+            raise ConfigError(f"this method needs at least {self.layers[-1] + 1} layers; this encoder has {depth}")
         require_exit_after_each_layer(model)
         check_kept(model.backbone, self.layers)
 

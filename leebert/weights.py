@@ -69,11 +69,28 @@ class Parametrisation(Protocol):
         ...
 
     def weights(self, omega: torch.Tensor, terms: Terms) -> torch.Tensor:
-        """Compute w(ω), (n,)."""
+        """Compute the loss weights.
+
+        Args:
+            omega: ω, (k,).
+            terms: The layout of the n loss terms.
+
+        Returns:
+            w(ω), (n,).
+        """
         ...
 
     def pullback(self, omega: torch.Tensor, losses: torch.Tensor, terms: Terms) -> torch.Tensor:
-        """Compute ∇ω (w·l) = Jᵀ l, (k,), for loss terms l."""
+        """Compute ∇ω (w·l) = Jᵀ l.
+
+        Args:
+            omega: ω, (k,).
+            losses: Loss terms l, (n,).
+            terms: The layout of the n loss terms.
+
+        Returns:
+            The gradient, (k,).
+        """
         ...
 
 
@@ -189,7 +206,15 @@ PARAMETRISATIONS: dict[str, Parametrisation] = {
 
 
 def random_weights(terms: Terms, generator: torch.Generator) -> torch.Tensor:
-    """Draw the weights of the rand baseline: from {1, …, 50}, normalised so that the terms of each exit sum to 1; (n,)."""
+    """Draw the weights of the rand baseline: from {1, …, 50}, normalised to sum 1 over each exit's terms.
+
+    Args:
+        terms: The layout of the n loss terms.
+        generator: Source of the random numbers, on the CPU.
+
+    Returns:
+        Weights, (n,).
+    """
     draws = torch.randint(1, 51, (len(terms),), generator=generator).float()
     totals = torch.zeros(terms.num_exits).index_add(0, terms.student, draws)
     return draws / totals[terms.student]

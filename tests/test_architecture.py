@@ -217,6 +217,115 @@ def test_every_module_describes_itself_in_a_sentence():
     assert {path: text for path, text in first.items() if not text.endswith((".", ":", "!"))} == {}
 
 
+#: Modules that people outside the project call, beside those of `leebert.__all__`: the interfaces of plugins, and their
+#: contract tests.
+INTERFACES = (
+    "leebert.exits.criterion",
+    "leebert.methods.method",
+    "leebert.metrics.metric",
+    "leebert.optim.contract",
+    "leebert.plugins",
+    "tune.pruners",
+    "tune.pruners.places",
+    "tune.searchers",
+    "tune.space.plugins",
+    "tune.store.history",
+    "tune.testing",
+)
+
+
+def public_modules():
+    """The names of the modules that people outside the project call."""
+    import leebert
+
+    modules = {*INTERFACES, *(f"leebert.{module}" for module in leebert._MODULES.values())}
+    assert modules <= NAMES
+    return modules | {name for name in NAMES if name.startswith("leebert.testing.")}
+
+
+def public_functions(tree, prefix=""):
+    """Each public function and method of a syntax tree, with its dotted name; not tests, which pytest calls."""
+    for node in tree.body:
+        if getattr(node, "name", "_").startswith(("_", "test_")):
+            continue
+        if isinstance(node, ast.FunctionDef):
+            yield prefix + node.name, node
+        elif isinstance(node, ast.ClassDef):
+            yield from public_functions(node, f"{prefix}{node.name}.")
+
+
+def parameters(node):
+    """The names of a function's parameters, without `self` and `cls`."""
+    every = (*node.args.posonlyargs, *node.args.args, node.args.vararg, *node.args.kwonlyargs, node.args.kwarg)
+    return [arg.arg for arg in every if arg is not None and arg.arg not in ("self", "cls")]
+
+
+def undescribed(node):
+    """The parameters that the section `Args:` lacks; none for a function of one parameter without that section."""
+    section = re.search(r"^Args:\n((?:    .*\n?|\n)+)", ast.get_docstring(node) or "", re.M)
+    described = set(re.findall(r"^    \**(\w+):", section[1], re.M)) if section else set()
+    return [name for name in parameters(node) if name not in described] if section or len(parameters(node)) > 1 else []
+
+
+def without_raises(node):
+    """`Raises:`, if a function raises and its docstring lacks that section."""
+    raising = any(isinstance(inner, ast.Raise) and inner.exc for inner in ast.walk(node))
+    return ["Raises:"] if raising and "Raises:" not in (ast.get_docstring(node) or "") else []
+
+
+def test_docstrings_of_public_functions_describe_parameters_and_errors():
+    """`Args:` has every parameter, where there are several; `Raises:` is there where an error is raised."""
+    modules = public_modules()
+    functions = [
+        (f"{module}.{name}", node)
+        for path in MODULES
+        if (module := dotted(path)) in modules
+        for name, node in public_functions(tree_of(path))
+    ]
+    assert len(functions) > 100
+    missing = {name: [*undescribed(node), *without_raises(node)] for name, node in functions}
+    assert {name: sections for name, sections in missing.items() if sections} == {}
+
+
+def made_from(node):
+    """The parameters of a class: those of `__init__`, or the fields of a dataclass."""
+    for inner in node.body:
+        if isinstance(inner, ast.FunctionDef) and inner.name == "__init__":
+            return parameters(inner)
+    if not any("dataclass" in ast.unparse(decorator) for decorator in node.decorator_list):
+        return []
+    fields = [inner.target.id for inner in node.body if isinstance(inner, ast.AnnAssign)]
+    return [name for name in fields if not name.startswith("_")]
+
+
+def test_docstrings_of_public_classes_describe_parameters_and_fields():
+    modules = public_modules()
+    classes = [
+        (f"{dotted(path)}.{node.name}", node)
+        for path in MODULES
+        if dotted(path) in modules
+        for node in tree_of(path).body
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_") and len(made_from(node)) > 1
+    ]
+    assert len(classes) > 15
+    described = {name: re.findall(r"^    \**(\w+)\b.*?:", ast.get_docstring(node), re.M) for name, node in classes}
+    missing = {name: [field for field in made_from(node) if field not in described[name]] for name, node in classes}
+    assert {name: fields for name, fields in missing.items() if fields} == {}
+
+
+def test_docstrings_of_many_parameters_describe_each():
+    """From three parameters on, everywhere; options of commands have a help text, interfaces their own docstring."""
+    missing = {
+        f"{dotted(path)}.{name}": undescribed(node)
+        for path in MODULES
+        if path.name != "cli.py"
+        for name, node in public_functions(tree_of(path))
+        if ast.get_docstring(node) and len(parameters(node)) > 2
+    }
+    assert len(missing) > 200
+    assert {name: names for name, names in missing.items() if names} == {}
+
+
 def test_no_module_names_a_place_on_one_machine():
     place = re.compile(r"""["'\s(=](/(?:home|work|root|tmp|Users|mnt|data|opt|srv)/[^\s"']*)""")
     assert {ids(path): places for path in MODULES if (places := place.findall(path.read_text()))} == {}

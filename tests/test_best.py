@@ -66,6 +66,14 @@ def found_in(tmp_path: Path, task: str = "mrpc") -> dict[str, Any]:
     return found
 
 
+def test_it_answers_whether_learning_the_weights_paid(sweep, choose, tmp_path):
+    sweep("learned", algorithms=["uniform", "clo-v2", "hyper-v2"])
+    said = choose("learned").out
+    answer = found_in(tmp_path)["learned_weights"]
+    assert answer["conclusion"] in said
+    assert answer["methods"][0]["method"] == "clo-v2"
+
+
 def test_the_file_has_equals_and_front_with_values_scores_layers_and_criterion(sweep, choose, tmp_path):
     whole = sweep("whole")
     ran = choose("whole", more=("--criterion", "confidence", "--json"))
@@ -86,7 +94,7 @@ def test_the_file_has_equals_and_front_with_values_scores_layers_and_criterion(s
         assert 1 <= one["layers"] <= EXITS
         assert 0 < one["score"] < 1
     printed = choose("whole", more=("--criterion", "confidence"))
-    assert "on the front from these layers on, under confidence" in printed.out
+    assert "layers: where a configuration's part of the front begins, under confidence" in printed.out
     assert f"{100 * found['pareto']['points'][0]['score']:.2f}" in printed.out
     assert f"the best of {PLANNED - 1} completed configurations of sweep whole:" in printed.out
     assert "running" not in printed.out + (tmp_path / "best" / "mrpc.yaml").read_text()
@@ -250,7 +258,8 @@ def test_without_the_logits_of_any_configuration_there_is_a_best_by_score_only(s
     ran = choose("bare")
     assert ran.code == 0, ran.err
     assert (
-        "no front of score against mean exit layer: every completed configuration has a run whose validation" in ran.out
+        "no Pareto front of score against mean exit layer: every completed configuration has a run whose validation"
+        in ran.out
     )
     for more in (("--pareto",), ("--objective", "speed-up=2")):
         ran = choose("bare", more=more)

@@ -73,7 +73,7 @@ def test_patience_takes_the_nearest_that_it_attains_and_reports_it(place, model,
     }
     nearest = min(ratios, key=lambda p: abs(np.log(ratios[p] / 3.2)))
     assert json.loads((model / "config.json").read_text())["exit_threshold"] == nearest
-    assert f"exit criterion patience does not attain a layer speed-up of 3.2, since its thresholds are whole numbers: the nearest is {ratios[nearest]:.2f}" in ran.out  # fmt: skip
+    assert f"exit criterion patience does not reach a layer speed-up of 3.2, since its thresholds are whole numbers: the nearest is {ratios[nearest]:.2f}" in ran.out  # fmt: skip
 
 
 def test_the_models_own_criterion_stays_where_none_is_given_and_labels_change_nothing(place, model, cli, tmp_path):

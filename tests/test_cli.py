@@ -118,7 +118,7 @@ def test_a_method_whose_criterion_needs_a_threshold_exits_at_half_of_the_layers(
     )
     assert f"exit criterion {name}, threshold {saved['exit_threshold']:.6g}: {claimed}" in ran.out
     far = abs(told["chosen"]["reached"] / 2 - 1) > 0.05
-    assert (f"{name} does not attain a layer speed-up of 2, since" in ran.out) is far
+    assert (f"{name} does not reach a layer speed-up of 2, since" in ran.out) is far
     # Nearest to 2 on the held-out rows, as its curves have it, of which the end at which all leave at once is known.
     found = json.loads((tmp_path / "m" / "exits.json").read_text())
     assert found["chosen_on"] == f"{told['held_out_rows']} validation samples of the training split"
@@ -139,7 +139,7 @@ def test_of_two_layers_the_methods_own_criterion_is_reported_to_attain_nothing_a
     of_method = ("--set", "training.algorithm=f-pabee", "--set", "training.max_epochs=1", "--speed-up", 2)
     ran = cli("leebert", "train", "--config", place / "run.yaml", "--backbone", tmp_path / "two", "--out", tmp_path / "m", *of_method)  # fmt: skip
     assert ran.code == 0, ran.err
-    assert "f-pabee, patience 1 does not attain a layer speed-up of 2, since" in ran.out
+    assert "f-pabee, patience 1 does not reach a layer speed-up of 2, since" in ran.out
     assert "the nearest is 1.00" in ran.out
     assert "warning" not in ran.err
 
@@ -419,7 +419,7 @@ def test_evaluate_prints_tables_in_steps_of_layers_and_takes_a_split(trained, cl
     assert "train: 120 samples" in ran.out
     assert f"the model's exit criterion {exits_of(trained)[0]}" in ran.out
     above = "no speed-up is claimed" not in ran.out
-    assert ("train: largest layer speed-up with at most 1 point lost" in ran.out) is above
+    assert ("train: fastest thresholds at most 1 point below the full model" in ran.out) is above
     # A row per half layer at most, one in the table of fewest layers, and one in that of wall-clock times.
     for criterion in ("entropy", "confidence"):
         assert 3 + above <= ran.out.count(criterion) <= 2 * LAYERS + 1

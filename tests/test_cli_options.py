@@ -68,6 +68,14 @@ def test_an_option_has_one_type_default_and_help_text_in_all_commands():
     assert several.keys() == DIFFER.keys()
 
 
+def test_no_help_text_has_brackets():
+    """The terminal would take them for markup, and leave them out."""
+    commands = [*get_command(leebert.cli.app).commands.values(), *get_command(tune.cli.app).commands.values()]
+    texts = {text for command in commands for text in (command.help, *(getattr(p, "help", "") for p in command.params))}
+    assert len(texts) > 40
+    assert [text for text in texts if "[" in (text or "")] == []
+
+
 #: Command → the library functions behind it.
 BEHIND = {
     "train": (train_model,),

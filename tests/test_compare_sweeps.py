@@ -106,7 +106,7 @@ def test_a_speed_up_that_is_unknown_does_not_prevent_the_comparison(tmp_path, ca
 def test_a_model_with_one_exit_is_compared_all_the_same(tmp_path):
     sweep = scored_sweep(tmp_path / "s", ahead(0.1), exits=1)
     (found,) = compare_sweeps([sweep], "clo-v2", "blo", objectives=AT_2, epochs=True)
-    assert found.at_speed_ups[0][1] == "a model with one exit has a single speed, and so no curve"
+    assert found.at_speed_ups[0][1] == "a model with one exit has no curve, because its speed-up is fixed"
     assert "No patience curves: a model with one exit" in str(comparison_page([found]))
 
 

@@ -137,7 +137,7 @@ def test_words_name_the_class_the_margin_and_what_to_try():
         "nothing was learned: every exit predicts a single class; the majority class (yes) scores 74.48, chance 53.81; try more"
     )
     learned = in_words(against_majority(logits(LABELS, np.ones(100, int)), LABELS, "accuracy"))
-    assert learned.startswith("learned: mean over exits +16.00 points, 95 % CI ")
+    assert learned.startswith("learned: mean over exits minus majority class: +16.00 points, 95 % CI ")
     assert learned.endswith("; exit 2 predicts a single class")
     assert "try" not in learned
 

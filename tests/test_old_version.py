@@ -27,12 +27,12 @@ ROOT = "/srv/leebert"
 #: Keys of JSON answers that the present version writes under another name: old → new.
 RENAMED = {"rule": "criterion", "strategy": "criterion"}
 #: Parameters of MLflow runs that version 0.1.0 had no option for.
-NEW_OPTIONS = {("outer",)}
+NEW_OPTIONS = {("outer",), ("label_noise",)}
 #: Sentences in answers that the present version words otherwise: old → new.
 REWORDED = {
     "score at speed-up 1.5 under pcee with patience 1": "score at layer speed-up 1.5 under pcee with patience 1",
     "this sweep was pruned (2 configurations, 2 of them on these two sides): what is left was selected, differences may be "
-    "biased": "this sweep was pruned (2 configurations, 2 of them on these two sides): the completed configurations are a "
+    "biased": "this sweep was pruned (2 configuration(s), 2 of them on these two sides): the completed configurations are a "
     "selection, so differences may be biased",
 }
 #: Sentences for people, and what depends on place, time, machine or the package's own code.

@@ -266,7 +266,7 @@ def test_a_speed_up_on_samples_of_one_label_is_not_claimed(saved, cli, labels):
     one = len(labels) == 1
     assert ("no speed-up is claimed, since all samples have the same label" in ran.out) == one
     assert ("so their scores do not show whether the model has learned" in ran.out) == one
-    assert ("at most 1 point lost" in ran.out) == (not one)
+    assert ("fastest thresholds at most 1 point below the full model" in ran.out) == (not one)
 
 
 def test_a_model_of_an_earlier_version_reports_that_it_has_no_scores(saved):
@@ -299,7 +299,7 @@ def test_calibration_wants_one_aim(saved, cli):
     for options in ((), ("--speed-up", 2, "--max-loss", 1)):
         ran = cli("leebert", "calibrate", saved, saved.parent / "texts.csv", *options)
         assert ran.code == 1
-        assert "calibrate needs one aim: give --speed-up RATIO or --max-loss POINTS" in ran.err
+        assert "calibrate needs one target: give --speed-up RATIO or --max-loss POINTS" in ran.err
 
 
 # Training.

@@ -202,12 +202,12 @@ def test_a_record_whose_part_is_missing_here_is_refused_in_one_line() -> None:
             dataclasses.replace(METRICS["accuracy"], name="mine", measures={"x": 3}),
             "measures should be a mapping of Measure",
         ),
-        (dataclasses.replace(METRICS["accuracy"], name="mine", measures={}), "a metric has one measure or more"),
+        (dataclasses.replace(METRICS["accuracy"], name="mine", measures={}), "it has no measure"),
         *(
             (dataclasses.replace(METRICS["accuracy"], name="mine", measures={name: ACCURACY}), message)
             for name, message in (
-                ("loss", "measure 'loss' is a name that each exit has"),
-                ("score", "measure 'score' is a name that each exit has"),
+                ("loss", "measure 'loss': every exit already has a value of this name"),
+                ("score", "measure 'score': every exit already has a value of this name"),
                 ("a b", "measure 'a b' should have small letters"),
             )
         ),

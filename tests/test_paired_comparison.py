@@ -245,9 +245,9 @@ def test_dropped_pairs_are_counted_by_reason():
     (line,) = comparison.lines
     assert line.dropped == {"diverged": 1, "pruned": 1, "unfinished": 1}, "of two reasons the first counts"
     said = sentences(comparison)
-    assert "  complete pairs of configurations: 1, dropped: 3 (1 diverged, 1 pruned, 1 unfinished)" in said[1]
+    assert "  complete pairs of configurations: 1; dropped: 3 (1 diverged, 1 pruned, 1 unfinished)" in said[1]
     pruned, running = comparison.warnings
-    assert "pruned (1 configurations, 1 of them" in pruned
+    assert "pruned (1 configuration(s), 1 of them" in pruned
     assert "unfinished (4 configurations completed, 2 on these" in running
 
 
@@ -329,14 +329,14 @@ def test_tuned_needs_two_folds_whatever_the_seeds():
     )
     comparison = compare(history, "clo-v2", "blo", folds=1, test_train_ratio=0.1)
     assert comparison.tuned is None
-    assert any("no tuned against tuned: it takes two folds" in w for w in comparison.warnings)
+    assert any("no comparison 'tuned': it needs two folds" in w for w in comparison.warnings)
 
 
 def test_one_cell_has_no_spread():
     history = tuple(configuration(v, [0.5]) for v in grid())
     comparison = compare(history, "clo-v2", "blo", folds=1, test_train_ratio=0.1)
     assert comparison.tuned is None
-    assert any("no tuned against tuned" in w for w in comparison.warnings)
+    assert any("no comparison 'tuned'" in w for w in comparison.warnings)
     assert not comparison.lines[0].difference.defined
     assert "one run has no spread" in line_verdict(comparison.lines[0], 0.5)
 

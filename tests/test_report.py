@@ -174,9 +174,9 @@ def test_a_report_states_what_comparisons_rest_on_and_how_many_there_are(tmp_pat
     )  # fmt: skip
     text = told(sweep_page(sweep))
     assert "Sweep s was stopped, 7 of 12 configurations completed: the results are preliminary." in text
-    assert "complete pairs of configurations: 2, dropped: 1 (1 pruned), without a partner: 0 + 0" in text
-    assert "complete pairs of configurations: 1, dropped: 2 (1 failed, 1 pruned)" in text
-    assert text.count("Warning: this sweep was pruned (1 configurations") == 1
+    assert "complete pairs of configurations: 2; dropped: 1 (1 pruned); without a partner: 0 of A, 0 of B" in text
+    assert "complete pairs of configurations: 1; dropped: 2 (1 failed, 1 pruned)" in text
+    assert text.count("Warning: this sweep was pruned (1 configuration(s)") == 1
     assert text.count("Warning: this sweep is unfinished (7 of 12 configurations completed") == 1
     assert "This page holds 6 tests at the 5 % level" in text, (
         "two values of C and tuned, at all layers and at speed-up 2"
@@ -244,7 +244,7 @@ def test_a_mean_over_cells_ends_where_the_first_cell_ends():
         (
             {"planned_configurations": 4, "cells_left": 2, "hours_left": 0.5, "running": ["r"], "queued": ["q"]},
             [
-                "configurations of 4: 2 complete",
+                "configurations: 2 complete, of 4 planned",
                 "runs: 6 finished, 2 remaining; 12 fold-epochs",
                 "about 30 minutes remaining",
                 "running: r",
@@ -281,7 +281,7 @@ def test_summaries_pair_all_algorithms_and_only_what_is_complete(tmp_path):
     assert list(found) == ["BLO", "SLO", "Uniform", *pairs]
     assert [found[label].metrics["paired/pairs"] for label in pairs] == [1.0, 2.0, 1.0]
     note = found["BLO minus SLO"].note
-    assert "complete pairs of configurations: 1, dropped: 1 (1 unfinished)" in note
+    assert "complete pairs of configurations: 1; dropped: 1 (1 unfinished)" in note
     assert "Warning: this sweep is unfinished (5 configurations completed" in note
     history = {(c.values["algorithm"], c.values["lr_theta"]): c for c in sweep.ledger.read().history()}
     difference = np.mean(history["blo", 1e-5].scores) - np.mean(history["slo", 1e-5].scores)

@@ -159,7 +159,9 @@ def _default_name(path: Path) -> str:
 
 @app.command(cls=Command)
 def spaces(
-    into: Annotated[Path | None, typer.Argument(help="The folder that --copy writes into. [default: .]")] = None,
+    into: Annotated[
+        Path | None, typer.Argument(help="The folder that --copy writes into; by default the working directory.")
+    ] = None,
     copy: Annotated[
         str | None,
         typer.Option(help="Copy this search space (or `cluster`: the files that start a cluster) into the folder."),
@@ -264,7 +266,7 @@ def _conclude(outcomes: list[Any], json_: bool) -> None:
     if any(o.unsent for o in outcomes):
         raise SweepError(
             f"{sum(o.unsent for o in outcomes)} events did not reach MLflow; the ledger has them. When the server "
-            "answers again: "
+            "responds again: "
             + "; ".join(f"leebert-tune rebuild-mlflow {sweep_argument(o.folder)}" for o in outcomes if o.unsent)
         )
     completed = any(c["state"] == "complete" for summary in summaries for c in summary["configurations"])
@@ -291,7 +293,7 @@ def list_(storage: Storage = None, json_: Json = False) -> None:
 
 @app.command(cls=Command)
 def status(name: Name, storage: Storage = None, json_: Json = False) -> None:
-    """Show which trials of a sweep are completed, pruned, failed, running and remaining."""
+    """Show which configurations of a sweep are completed, pruned, failed or running, and the remaining time."""
     from tune.analysis.overview import print_status, status_of
     from tune.store.folder import SweepFolder
 
@@ -341,7 +343,7 @@ def best(
     pareto: Annotated[
         bool,
         typer.Option(
-            "--pareto", help="Compute the Pareto front of score against mean exit layer, whatever the sweep's size."
+            "--pareto", help="Compute the Pareto front of score against mean exit layer, even with more than 100 runs."
         ),
     ] = False,
     anyway: Annotated[
@@ -384,9 +386,9 @@ def verify(
     file: Annotated[Path, typer.Argument(help="A best file, such as best/mrpc.yaml.")],
     data_dir: DataDir = None,
     backbone: Backbone = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N; as recorded by default.")] = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; as recorded by default.")] = None,
-    precision: Annotated[str | None, typer.Option(help="fp32 or bf16; as recorded by default.")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N; by default as recorded.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; by default as recorded.")] = None,
+    precision: Annotated[str | None, typer.Option(help="fp32 or bf16; by default as recorded.")] = None,
     anyway: Annotated[
         bool, typer.Option("--anyway", help="Run despite mismatched data or code; never reports success.")
     ] = False,
@@ -530,7 +532,7 @@ def compare(
     ] = None,
     speed_up: Annotated[
         list[float] | None,
-        typer.Option(help="Also compare the score at this layer speed-up; repeatable. [default: 2]"),
+        typer.Option(help="Also compare the score at this layer speed-up; repeatable; by default 2."),
     ] = None,
     criterion: Criterion = None,
     patience: Patience = None,
@@ -542,7 +544,7 @@ def compare(
     storage: Storage = None,
     json_: Json = False,
 ) -> None:
-    """Compare two values, A minus B, paired on configurations, seeds and folds, with corrected 95 % CIs."""
+    """Compare two methods, or two values of another option: A minus B, paired by configuration, seed and fold."""
     from leebert.tradeoff import SPEED_UP
     from tune.analysis.compare_sweeps import across, compare_sweeps, print_comparisons
     from tune.analysis.tradeoff import RankingObjective

@@ -233,7 +233,15 @@ class SearcherContract:
             yield
 
     def spec(self, space: Mapping[str, Any], **options: Any) -> SweepSpec:
-        """Make a space of three methods with the searcher."""
+        """Make a space of three methods with the searcher.
+
+        Args:
+            space: Option → values, as in a search space.
+            **options: Options of the searcher.
+
+        Returns:
+            The validated space.
+        """
         return SweepSpec.model_validate(
             {
                 "task": "mrpc",
@@ -246,7 +254,15 @@ class SearcherContract:
         )
 
     def made(self, space: Mapping[str, Any], **options: Any) -> Searcher:
-        """Make the searcher of a space."""
+        """Make the searcher of a space.
+
+        Args:
+            space: Option → values, as in a search space.
+            **options: Options of the searcher.
+
+        Returns:
+            A new searcher.
+        """
         return make_searcher(self.spec(space, **options))
 
     def has(self, option: str) -> bool:
@@ -320,7 +336,16 @@ class SearcherContract:
 
 
 def ran(values: dict[str, Any], score: float, state: ConfigState = "complete") -> Configuration:
-    """Make a configuration of two runs with about these scores."""
+    """Make a configuration with two runs of one epoch each.
+
+    Args:
+        values: Option → value.
+        score: Mean of the two runs' scores, as a fraction.
+        state: State of the configuration.
+
+    Returns:
+        The configuration.
+    """
     cells = tuple(Cell(0, fold, "finished", (EpochScore(0, score + shift),)) for fold, shift in ((0, -0.01), (1, 0.01)))
     return Configuration(config_id(values), values, state, cells)
 
@@ -336,7 +361,16 @@ def quality(values: Mapping[str, Any]) -> float:
 
 
 def play(searcher: Searcher, rounds: int, history: History = ()) -> History:
-    """Run up to `rounds` suggestions one after another; return the history after them."""
+    """Let a searcher suggest configurations one after another, each completed before the next.
+
+    Args:
+        searcher: The searcher.
+        rounds: Largest number of suggestions.
+        history: The configurations before them.
+
+    Returns:
+        The history after them.
+    """
     for _ in range(rounds):
         values = searcher.suggest(history)
         if values is None:

@@ -1,4 +1,4 @@
-"""Draws docs/results/mrpc-small.png from a sweep's folder and a refitted model's evaluation.json.
+"""Draw docs/results/mrpc-small.png from a sweep's folder and a refitted model's evaluation.json.
 
 python docs/results/plot.py sweeps/mrpc-small docs/results/mrpc-small-dev.json docs/results/mrpc-small.png
 """
@@ -18,11 +18,11 @@ import numpy as np
 from tune.analysis.labels import COLOURS, algorithm_label
 from tune.store.folder import SweepFolder
 
-COLOURS_OF_RULES = ("#00855f", "#2272b4", "#de7921", "#8a4fb0", "#c0392b", "#5a5a5a")
+COLOURS_OF_CRITERIA = ("#00855f", "#2272b4", "#de7921", "#8a4fb0", "#c0392b", "#5a5a5a")
 
 
 def main(sweep: str, evaluation: str, out: str) -> None:
-    """Left: cross-validated score by exit for each algorithm. Right: score against mean exit layer on dev for the best model."""
+    """Left: cross-validated score of each exit, by method. Right: score against mean exit layer on dev, best model."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.8), constrained_layout=True)
     history = [c for c in SweepFolder.find(sweep).ledger.read().history() if c.state == "complete"]
     algorithms = sorted({c.values["algorithm"] for c in history}, reverse=True)
@@ -37,18 +37,16 @@ def main(sweep: str, evaluation: str, out: str) -> None:
         left.errorbar(
             layers, mean, yerr=spread, color=COLOURS[algorithm], marker="o", capsize=3, label=algorithm_label(algorithm)
         )
-    left.set(
-        xlabel="exit after layer", ylabel="cross-validated score, per cent", title="Mean and range over configurations"
-    )
+    left.set(xlabel="exit layer", ylabel="cross-validated score, per cent", title="Mean and range over configurations")
     left.legend()
     result = json.loads(Path(evaluation).read_text())["splits"]["dev"]
-    for (strategy, points), colour in zip(result["curves"].items(), COLOURS_OF_RULES, strict=False):
+    for (criterion, points), colour in zip(result["curves"].items(), COLOURS_OF_CRITERIA, strict=False):
         right.plot(
             [p["layers"] for p in points],
             [100 * p["measures"]["score"] for p in points],
             color=colour,
             marker=".",
-            label=strategy,
+            label=criterion,
         )
     exits = result["exits"]["score"]
     right.plot(
@@ -58,7 +56,7 @@ def main(sweep: str, evaluation: str, out: str) -> None:
         ls=":",
         marker="s",
         ms=4,
-        label="one exit for all rows",
+        label="one exit for all samples",
     )
     right.set(
         xlabel="mean exit layer",

@@ -39,7 +39,7 @@ def table(recording: Recording) -> Iterator[str]:
     shown = ", ".join(f"{score:.2f}" for score in scores)
     yield f"{len(scores)} configurations, {recording.left_out} left out; full scores {shown}."
     yield ""
-    yield "| pruner | fold-epochs spent | sd | pruned | points below the best | 95 % at most | best picked |"
+    yield "| pruner | fold-epochs spent | sd | pruned | points below the best (mean) | 95th percentile | best selected |"
     yield "| --- | ---: | ---: | ---: | ---: | ---: | ---: |"
     for label, (overrides, concurrent, orders) in ROWS.items():
         searcher = ["searcher.name=random"] if not any("searcher" in o for o in overrides) else []
@@ -47,12 +47,12 @@ def table(recording: Recording) -> Iterator[str]:
         yield row(label, simulate(recording, spec, orders=orders, concurrent=concurrent).as_dict())
 
 
-def row(label: str, told: dict[str, Any]) -> str:
+def row(label: str, summary: dict[str, Any]) -> str:
     """One simulation."""
-    spent, regret = told["spent_pct"], told["regret_points"]
+    spent, regret = summary["spent_pct"], summary["regret_points"]
     return (
-        f"| {label} | {spent['mean']:.1f} % | {spent['sd']:.1f} | {told['pruned']:.1f} | {regret['mean']:.3f} "
-        f"| {regret['p95']:.2f} | {told['best_picked_pct']:.0f} % |"
+        f"| {label} | {spent['mean']:.1f} % | {spent['sd']:.1f} | {summary['pruned']:.1f} | {regret['mean']:.3f} "
+        f"| {regret['p95']:.2f} | {summary['best_picked_pct']:.0f} % |"
     )
 
 

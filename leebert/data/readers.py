@@ -357,7 +357,19 @@ def parquet_table(path: Path) -> Any:
 
 
 def parquet_batches(path: Path, columns: Columns, rows: int = 1024) -> Iterator[tuple[tuple[str, ...], list[Any]]]:
-    """Yield the columns' names and Arrow arrays, `rows` rows at a time. Raises DataError."""
+    """Read some columns of a Parquet file in parts.
+
+    Args:
+        path: The file.
+        columns: The columns to read.
+        rows: Rows of a part.
+
+    Yields:
+        The columns' names, and an Arrow array of each.
+
+    Raises:
+        DataError: The file cannot be read, or a column is missing.
+    """
     with _open_parquet(path) as file:
         header = list(file.schema_arrow.names)
         names = tuple(header[at] for at in columns.find(header, str(path)))

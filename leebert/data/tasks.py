@@ -24,7 +24,16 @@ _HUB_SPLITS: Mapping[str, str] = {"train": "train", "dev": "validation", "test":
 
 @dataclasses.dataclass(frozen=True)
 class Hub:
-    """A data set on the Hugging Face hub, with the names of its columns and splits."""
+    """A data set on the Hugging Face hub, with the names of its columns and splits.
+
+    Attributes:
+        repo: Its id, `owner/name`.
+        config: Its configuration; None if it has one only.
+        text_columns: Names of its text columns.
+        label_column: Name of its label column.
+        splits: Split → its name on the hub.
+        revision: Revision; None: the newest.
+    """
 
     repo: str
     config: str | None
@@ -399,7 +408,18 @@ def named_or_declared(value: str) -> str | dict[str, Any]:
 
 
 def get_task(task: str | Mapping[str, Any] | OwnTask, base: Path | None = None) -> Task:
-    """Look up a task of texts as :func:`any_task`; an image task raises ConfigError as well."""
+    """Look up a task of texts, as :func:`any_task` does.
+
+    Args:
+        task: The name of a built-in task, a declaration, or a task.
+        base: The folder to which a declaration's paths are relative; None: the working directory.
+
+    Returns:
+        The task.
+
+    Raises:
+        ConfigError: The task is unknown or invalid, or is an image task.
+    """
     result = any_task(task, base)
     if not isinstance(result, Task):
         raise ConfigError(f"task {result.name} is an image task; a text task is needed here")

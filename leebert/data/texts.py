@@ -22,7 +22,13 @@ def encodes(value: str) -> bool:
 
 
 def bad_text(place: str, column: str, value: Any) -> DataError:
-    """Return the error for a value that is not a valid text (:func:`is_text`)."""
+    """Return the error for a value that is not a valid text (:func:`is_text`).
+
+    Args:
+        place: File and line or row.
+        column: Name of the column.
+        value: The value.
+    """
     cell = f"{place}, column {column!r}"
     if value is None or (isinstance(value, str) and not value.strip()):
         return DataError(f"{cell}: the text is empty; fill it in, or remove the row")

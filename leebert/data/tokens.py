@@ -76,7 +76,13 @@ def tokenise(
 
 
 def token_fingerprint(examples: Examples, tokenizer: Any, max_length: int) -> str:
-    """Return the sha256 (hex) of everything that a token file depends on: samples, ids, tokenizer and max_length."""
+    """Return the SHA-256 (hex) of everything that a token file depends on.
+
+    Args:
+        examples: The samples and their ids.
+        tokenizer: A fast tokenizer.
+        max_length: Tokens per sample.
+    """
     digest = hashlib.sha256(f"{arrow.LAYOUT}/{max_length}/{examples.fingerprint()}".encode())
     digest.update(examples.ids.astype("<i8").tobytes())
     backend = _configured(tokenizer, max_length, pairs=len(examples.texts) == 2)

@@ -82,7 +82,17 @@ def without_patience(criterion: str) -> str | None:
 def threshold_problem(
     criterion: str, threshold: float, num_exits: float = math.inf, num_classes: float = math.inf
 ) -> str | None:
-    """Describe what is wrong with a criterion's threshold, with a hint if another unit is likely; None if it is valid."""
+    """Describe what is wrong with a criterion's threshold, with a hint if another unit is likely.
+
+    Args:
+        criterion: Name of the exit criterion.
+        threshold: The threshold.
+        num_exits: M; infinity: unknown.
+        num_classes: K; infinity: unknown.
+
+    Returns:
+        One sentence; None if the threshold is valid.
+    """
     problem = CRITERIA[criterion].problem(threshold, num_exits, num_classes)
     if problem is None or CRITERIA[criterion].whole:
         return problem

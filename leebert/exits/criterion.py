@@ -55,7 +55,7 @@ class Measured(ExitCriterion, Protocol):
 
 
 def first_exit(patience: int) -> int:
-    """The first exit: where a sample may exit under most criteria."""
+    """Return 1: under most criteria, a sample may exit at the first exit."""
     return 1
 
 
@@ -70,7 +70,7 @@ class Criterion:
         thresholds: The values of the threshold, in words, for tables.
         earliest: The first exit at which a sample can exit, in words, for tables.
         make: The criterion to step, from the threshold (0 without one), the patience (1 without one) and K. It imports torch.
-        span: From M and K, the thresholds between which samples exit neither all at the first chance nor all at the last
+        span: From M and K, the thresholds between which samples exit neither all at the earliest exit nor all at the last
             exit. None: it has no threshold.
         top: The upper end of the span in words; `{high}`, `{exits}` and `{classes}` are filled in.
         rising: Whether samples exit earlier the higher the threshold is (else the lower).
@@ -119,7 +119,15 @@ class Criterion:
         return self.label or self.name
 
     def bounds(self, num_exits: float = math.inf, num_classes: float = math.inf) -> tuple[float, float]:
-        """The span of thresholds, (low, high); (0, 0) without a threshold."""
+        """Return the span of thresholds.
+
+        Args:
+            num_exits: M.
+            num_classes: K.
+
+        Returns:
+            Its lower and upper end; (0, 0) without a threshold.
+        """
         return (0.0, 0.0) if self.span is None else self.span(num_exits, num_classes)
 
     def as_dict(self) -> dict[str, str]:
@@ -133,11 +141,28 @@ class Criterion:
         }
 
     def counted(self, patience: int | None, num_exits: int) -> int | None:
-        """The second parameter as given, or its default; None for a criterion without one."""
+        """Return the second parameter, as given or its default.
+
+        Args:
+            patience: The given value; None: the default.
+            num_exits: M, from which the default is computed.
+
+        Returns:
+            Number of consecutive exits; None for a criterion without this parameter.
+        """
         return None if self.patience is None else patience or self.patience(num_exits)
 
     def problem(self, threshold: float, num_exits: float = math.inf, num_classes: float = math.inf) -> str | None:
-        """Describe what is wrong with a threshold; None if it is valid."""
+        """Describe what is wrong with a threshold.
+
+        Args:
+            threshold: The threshold.
+            num_exits: M.
+            num_classes: K.
+
+        Returns:
+            One sentence with the valid range; None if the threshold is valid.
+        """
         low, high = self.bounds(num_exits, num_classes)
         if self.whole and (threshold != int(threshold) or threshold < low):
             return f"{self.name} must be a whole number of at least {low:g}, not {threshold:g}"
@@ -157,13 +182,13 @@ class Criterion:
 
 
 def check_fits(plugin: Criterion) -> None:
-    """Refuse an exit criterion that contradicts itself.
+    """Refuse an exit criterion whose fields contradict each other.
 
     Args:
         plugin: The criterion.
 
     Raises:
-        ValueError: It lacks a plugin, or its span is no pair of rising numbers.
+        ValueError: It has a default or a patience but no span, or the lower end of its span is not below the upper end.
     """
     if plugin.span is None:
         if plugin.default or plugin.patience:
@@ -171,4 +196,4 @@ def check_fits(plugin: Criterion) -> None:
         return
     low, high = plugin.span(12, 2)
     if not low < high:
-        raise ValueError(f"span(12, 2) is ({low:g}, {high:g}), which does not rise")
+        raise ValueError(f"span(12, 2) is ({low:g}, {high:g}); its first number should be below its second")

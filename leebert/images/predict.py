@@ -36,7 +36,18 @@ class Image(NamedTuple):
 
 
 def read_folder_or_file(path: Path, column: str = "img") -> Iterator[Image]:
-    """Read images from a folder (by name), a column of a Parquet file, one image, or a list of paths. Raises DataError."""
+    """Read images one after another.
+
+    Args:
+        path: A folder (read in the order of file names), a Parquet file, an image, or a text file with one path per line.
+        column: The column of a Parquet file.
+
+    Yields:
+        The images, numbered from 0.
+
+    Raises:
+        DataError: A file is missing or is no image.
+    """
     suffix = path.suffix.lower()
     if path.is_dir():
         files = sorted(p for p in path.iterdir() if p.suffix.lower() in ENDINGS)
@@ -58,7 +69,18 @@ def read_folder_or_file(path: Path, column: str = "img") -> Iterator[Image]:
 
 
 def read_list(lines: Iterable[bytes | str], name: str) -> Iterator[Image]:
-    """Read the images of a list with one path per line. Raises DataError."""
+    """Read the images of a list with one path per line.
+
+    Args:
+        lines: The lines.
+        name: The list's name, for messages.
+
+    Yields:
+        The images, numbered from 0.
+
+    Raises:
+        DataError: A file is missing or is no image.
+    """
     for number, (line, path) in enumerate(lines_with_text(lines, name)):
         place = f"{name}, line {line}"
         yield Image(number, path, _read_file(Path(path), place), f"{place}: {path}")

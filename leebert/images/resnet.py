@@ -110,7 +110,15 @@ class EarlyExitResNet(PreTrainedModel):
         return F.relu(self.norm(self.conv(self.preprocess(batch["images"]))))
 
     def advance(self, state: torch.Tensor, exit_: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Run the blocks up to exit `exit_` (from 0); return their output and the exit's logits, (B, K) float32."""
+        """Run the blocks from the previous exit to the next one.
+
+        Args:
+            state: The output of the previous block.
+            exit_: The next exit, from 0.
+
+        Returns:
+            The new state, and the exit's logits (B, K), float32.
+        """
         below = self.exit_layers[exit_ - 1] if exit_ else 0
         for block in self.blocks[below : self.exit_layers[exit_]]:
             state = block(state)

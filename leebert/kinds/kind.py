@@ -56,27 +56,91 @@ class Kind(Protocol):
     def served(self) -> bool: ...
 
     def grouped(self, task: Any, group_by: Any) -> Any:
-        """Return the task with another `group_by`. Raises ConfigError if the task can't be grouped that way."""
+        """Return the task with another grouping of its samples.
+
+        Args:
+            task: The task.
+            group_by: Text columns, `containing` or `none`.
+
+        Returns:
+            The task with this `group_by`.
+
+        Raises:
+            ConfigError: The task cannot be grouped in this way.
+        """
         ...
 
     def check_model(self, task: Any, model: ModelConfig) -> None:
-        """Raise ConfigError if the backbone is of another kind, or `max_length` exceeds its positions."""
+        """Refuse a model that does not fit the task, without loading its weights.
+
+        Args:
+            task: The task.
+            model: The model's configuration.
+
+        Raises:
+            ConfigError: The backbone is of another kind, or `max_length` exceeds its positions.
+        """
         ...
 
     def check_backbone(self, task: Any, model: ModelConfig) -> None:
-        """Load the backbone's weights and tokenizer. Raises BackboneError if they are damaged or don't match."""
+        """Load the backbone's weights and tokenizer.
+
+        Args:
+            task: The task.
+            model: The model's configuration.
+
+        Raises:
+            BackboneError: They are damaged or do not match.
+        """
         ...
 
     def tokenizer(self, task: Any, model: ModelConfig) -> Any:
-        """Load the backbone's tokenizer; None for images. Raises BackboneError if it doesn't match the backbone."""
+        """Load the backbone's tokenizer.
+
+        Args:
+            task: The task.
+            model: The model's configuration.
+
+        Returns:
+            The tokenizer; None for images.
+
+        Raises:
+            BackboneError: It does not match the backbone.
+        """
         ...
 
     def read(self, task: Any, split: str, source: str | Path | None) -> Any:
-        """Read the labelled samples of one split from a folder or the hub. Raises DataError."""
+        """Read the labelled samples of one split.
+
+        Args:
+            task: The task.
+            split: Name of the split.
+            source: The folder of the data; None: the hub, or the task's files.
+
+        Returns:
+            The samples, in the order of the file.
+
+        Raises:
+            DataError: A file is missing or invalid; the message names the place.
+        """
         ...
 
     def prepare(self, examples: Any, task: Any, model: ModelConfig, tokenizer: Any, cache: Path) -> PreparedRows:
-        """Tokenise or decode samples into a file of the folder `cache`, or open that file. Raises DataError."""
+        """Tokenise or decode samples into a file, or open that file.
+
+        Args:
+            examples: The samples.
+            task: The task.
+            model: The model's configuration.
+            tokenizer: The backbone's tokenizer; None for images.
+            cache: The folder of the file.
+
+        Returns:
+            The samples, mapped from the file.
+
+        Raises:
+            DataError: A sample is invalid.
+        """
         ...
 
     def problem(
@@ -87,23 +151,75 @@ class Kind(Protocol):
         exits: ExitConfig | None = None,
         splits: Splits = (),
     ) -> Problem:
-        """Make the training problem; `rows` and `splits` are files of :meth:`prepare`, and only the model needs none."""
+        """Make the training problem.
+
+        Args:
+            task: The task.
+            model: The model's configuration.
+            rows: File of :meth:`prepare` with the training samples; empty if only the model is needed.
+            exits: The model's exit criterion; None: its default.
+            splits: (name, file of :meth:`prepare`) of each split to evaluate.
+
+        Returns:
+            Samples, metric, model factory and splits.
+        """
         ...
 
     def footprint(self, task: Any, model: ModelConfig) -> Footprint:
-        """Return the input of a memory estimate. Raises BackboneError, ConfigError."""
+        """Return the input of a memory estimate.
+
+        Args:
+            task: The task.
+            model: The model's configuration.
+
+        Raises:
+            BackboneError: The backbone's configuration cannot be read.
+            ConfigError: The backbone is of another kind.
+        """
         ...
 
     def save(self, trained: Any, model: ModelConfig, tokenizer: Any, folder: Path) -> None:
-        """Save a trained model with its tokenizer."""
+        """Save a trained model with its tokenizer.
+
+        Args:
+            trained: The model.
+            model: Its configuration.
+            tokenizer: Its tokenizer; None for images.
+            folder: The folder to write.
+        """
         ...
 
     def load(self, folder: Path) -> tuple[Any, Any]:
-        """Load a saved model in evaluation mode, and its tokenizer. Raises CheckpointError, ConfigError, BackboneError."""
+        """Load a saved model.
+
+        Args:
+            folder: The model's folder.
+
+        Returns:
+            The model in evaluation mode, and its tokenizer (None for images).
+
+        Raises:
+            CheckpointError: The folder is damaged, or model and tokenizer do not match.
+            ConfigError: The exit criterion in config.json is invalid.
+            BackboneError: The tokenizer cannot be loaded.
+        """
         ...
 
     def encode(self, model: Any, tokenizer: Any, examples: Any, path: Path) -> PreparedRows:
-        """Tokenise or decode samples for a saved model into the file `path`. Raises DataError."""
+        """Tokenise or decode samples for a saved model.
+
+        Args:
+            model: The saved model.
+            tokenizer: Its tokenizer; None for images.
+            examples: The samples.
+            path: The file to write.
+
+        Returns:
+            The samples, mapped from the file.
+
+        Raises:
+            DataError: A sample is invalid.
+        """
         ...
 
     def predictions(

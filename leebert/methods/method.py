@@ -41,7 +41,7 @@ LONGEST_LABEL = 20
 
 
 def plain(config: Any) -> list[tuple[int, float]]:
-    """Count one stage of plain training."""
+    """Return the costs of a method with one stage of plain training: `max_epochs` epochs at cost 1."""
     return [(config.max_epochs, 1.0)]
 
 
@@ -49,8 +49,8 @@ def plain(config: Any) -> list[tuple[int, float]]:
 class Method:
     """One method.
 
-    A method that only joins the loss terms of eq. 5 in its own way names `omega`, `teachers` or `draws_weights` and has
-    no `stages`: it trains in one stage on eq. 5 (:func:`leebert.stages.joint`). Every other method makes its own stages.
+    A method without `stages` trains in one stage on eq. 5 (:func:`leebert.stages.joint`); `omega`, `teachers` or
+    `draws_weights` determine its loss weights. Every other method makes its own stages.
 
     Attributes:
         name: Its name in configurations, under the key `algorithm`.
@@ -58,19 +58,18 @@ class Method:
         label: Its short name in charts and run names, at most 20 characters.
         group: The kind of method, which groups tables.
         source: The paper that published it.
-        trains: What trains, in a few words.
+        trains: What is trained, in a few words.
         exits: The exit criterion of its paper; `never`: only the last exit remains.
         cost: Arithmetic of its training steps, stage by stage, against plain fine-tuning of the whole network (a forward
             is 1 unit, a backward 2, so plain fine-tuning is 3; frozen layers have no gradients of weights, which are 1
             of the 2). A pass over all samples before a cut is mentioned, but not counted.
         differs: Differences from the publication, with reasons.
         options: The fields of TrainConfig that only some methods read, and this one does.
-        own_options: Options that TrainConfig lacks, as a subclass of :class:`leebert.config.Frozen`; a configuration has them beside the others
-            (`training.NAME`), and the method reads them in :attr:`leebert.config.TrainConfig.own`.
+        own_options: Options that TrainConfig lacks, as a subclass of :class:`leebert.config.Frozen`. Configurations list
+            them beside the others (`training.NAME`); the method reads them in :attr:`leebert.config.TrainConfig.own`.
         stages: Makes its stages; None: one stage on eq. 5.
         omega: Makes its optimiser of ω; None: fixed weights. Only read without `stages`.
-        teachers: The teacher set that it forces on eq. 5 (a key of :data:`leebert.losses.TEACHERS`); None: the
-            configuration's.
+        teachers: Its teacher set in eq. 5 (a key of :data:`leebert.losses.TEACHERS`); None: the configured one.
         draws_weights: Whether the weights of eq. 5 are drawn once and stay fixed (the paper's `rand`).
         costs: `cost` in numbers. Without `stages`, it excludes the stage of `finetune_first`. All cuts are one stage,
             embeddings cost nothing, and attention counts as its matrices.
@@ -105,7 +104,11 @@ class Method:
 
     @property
     def criterion(self) -> Criterion:
-        """The exit criterion of its paper; ConfigError where it is not installed."""
+        """The exit criterion of its paper.
+
+        Raises:
+            ConfigError: The criterion is not installed.
+        """
         return CRITERIA.require(self.exits)
 
     @property
@@ -147,7 +150,14 @@ class Method:
 
 
 def check(plugin: Method) -> None:
-    """Raise ValueError, with one sentence, where a method names what does not exist, or what is not its own."""
+    """Validate a method's label, criterion, teachers and options.
+
+    Args:
+        plugin: The method.
+
+    Raises:
+        ValueError: The label is too long, a criterion, teacher set or option does not exist, or an own option clashes.
+    """
     if not 1 <= len(plugin.label) <= LONGEST_LABEL:
         raise ValueError(f"label {plugin.label!r} should have 1 to {LONGEST_LABEL} characters")
     if plugin.exits not in CRITERIA:

@@ -29,12 +29,30 @@ METRICS: Registry[Metric] = Registry(
 
 
 def measures(metric: str, labels: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
-    """Compute every measure of a metric for labels and predictions (N,), and `score`, their mean."""
+    """Compute every measure of a metric, and `score`, their mean.
+
+    Args:
+        metric: Name of the metric.
+        labels: (N,) class ids.
+        predicted: (N,) class ids.
+
+    Returns:
+        Fractions by the measures' names.
+    """
     return METRICS[metric].measured(labels, predicted)
 
 
 def per_exit(metric: str, labels: np.ndarray, logits: np.ndarray) -> dict[str, np.ndarray]:
-    """Compute each measure and `score` of each exit, (M,), from logits (M, N, K) and labels (N,)."""
+    """Compute each measure, and `score`, of each exit.
+
+    Args:
+        metric: Name of the metric.
+        labels: (N,) class ids.
+        logits: (M, N, K) of all exits.
+
+    Returns:
+        (M,) fractions by the measures' names.
+    """
     predicted = logits.argmax(axis=-1)  # (M, N)
     rows = [measures(metric, labels, p) for p in predicted]
     return {name: np.array([row[name] for row in rows]) for name in rows[0]}

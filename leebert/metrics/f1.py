@@ -16,7 +16,16 @@ def f1(labels: np.ndarray, predicted: np.ndarray) -> float:
 
 
 def influence_of_class(label: int, labels: np.ndarray, predicted: np.ndarray) -> np.ndarray:
-    """Compute each sample's influence on a class's F1, (N,); F1 = 2a / D with a true positives and D = 2a + errors."""
+    """Compute each sample's influence on a class's F1 = 2a / D, with a true positives and D = 2a + errors.
+
+    Args:
+        label: The class id.
+        labels: (N,) class ids.
+        predicted: (N,) class ids.
+
+    Returns:
+        (N,) influences of mean 0.
+    """
     true, positive = labels == label, predicted == label
     a, both = (true & positive).sum(), true.sum() + positive.sum()
     if not both:

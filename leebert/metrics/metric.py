@@ -96,14 +96,22 @@ class Metric:
         return {**values, "score": float(np.mean(list(values.values())))}
 
     def influence(self, labels: np.ndarray, predicted: np.ndarray) -> np.ndarray:
-        """Compute each sample's influence on the score, (N,), from labels and predictions, (N,) class ids each."""
-        plugins = [
+        """Compute each sample's influence on the score.
+
+        Args:
+            labels: (N,) class ids.
+            predicted: (N,) class ids.
+
+        Returns:
+            (N,) influences of mean 0; see :class:`Measure`.
+        """
+        influences = [
             jackknife(measure.function, labels, predicted)
             if measure.influence is None
             else measure.influence(labels, predicted)
             for measure in self.measures.values()
         ]
-        return np.asarray(np.mean(plugins, axis=0))
+        return np.asarray(np.mean(influences, axis=0))
 
     def majority(self, labels: np.ndarray) -> tuple[int, float]:
         """Find the class whose constant prediction scores best.
@@ -121,7 +129,15 @@ class Metric:
         return best, scored[best]
 
     def chance(self, labels: np.ndarray, num_classes: int) -> float:
-        """Compute the score of uniform random guesses among `num_classes` classes, for labels (N,)."""
+        """Compute the score of uniform random guesses.
+
+        Args:
+            labels: (N,) class ids.
+            num_classes: K.
+
+        Returns:
+            The score, as a fraction.
+        """
         guesses = np.tile(np.arange(num_classes), len(labels))
         return self.measured(np.repeat(labels, num_classes), guesses)["score"]
 
@@ -131,20 +147,20 @@ RESERVED = ("score", "loss")
 
 
 def check_fits(plugin: Metric) -> None:
-    """Refuse a metric without measures, or whose measures can't be named or computed.
+    """Refuse a metric without measures, or with an invalid one.
 
     Args:
         plugin: The metric.
 
     Raises:
-        TypeError: A measure is no :class:`Measure`, or its function no function.
-        ValueError: It has no measure, or one called `score` or `loss`, or by what is no name.
+        TypeError: A measure is not a :class:`Measure`, or its function cannot be called.
+        ValueError: The metric has no measure, or a measure's name is invalid or reserved (`score`, `loss`).
     """
     if not plugin.measures:
-        raise ValueError("a metric has one measure or more")
+        raise ValueError("it has no measure; give it at least one")
     for name, measure in plugin.measures.items():
         if name in RESERVED:
-            raise ValueError(f"measure {name!r} is a name that each exit has already; rename the measure")
+            raise ValueError(f"measure {name!r}: every exit already has a value of this name; rename the measure")
         check_name(name, "measure")
         try:
             check_types(measure)

@@ -23,11 +23,26 @@ class LookAhead(Protocol):
     """
 
     def pullback(self, v: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-        """Compute (∂θ'/∂g)ᵀ v; for SGD it is −λ1·v."""
+        """Compute (∂θ'/∂g)ᵀ v; for SGD it is −λ1·v.
+
+        Args:
+            v: A vector of θ's size.
+
+        Returns:
+            A vector of θ's size.
+        """
         ...
 
     def losses_at(self, direction: Sequence[torch.Tensor], distance: torch.Tensor) -> torch.Tensor:
-        """Compute l, (n,), on the step's batch at θ + distance·direction, with the step's dropout masks and teachers at θ."""
+        """Compute l on the step's batch at θ + distance·direction, with the step's dropout masks and the teachers at θ.
+
+        Args:
+            direction: A vector of θ's size.
+            distance: A scalar.
+
+        Returns:
+            Loss terms l, (n,), without a graph.
+        """
         ...
 
     def losses_at_start(self) -> torch.Tensor:
@@ -68,32 +83,46 @@ class Level(Protocol):
         """Update θ ← θ − λ1 ∇θ L(θ, ω) on a batch.
 
         Args:
-            batch: The batch.
+            batch: Tensors by name, with B samples.
             before: Called with l between the forward and the backward pass; it may update ω, and θ's gradient then has the
                 new weights. With `accumulate` above 1 it costs a forward pass of its own, since no part's graph can wait.
 
         Returns:
-            l, (n,), from before the update.
+            Loss terms l, (n,), from before the update.
         """
         ...
 
     def look_ahead(self, batch: Batch) -> LookAhead:
-        """Make the step of `theta_step`, and return it for differentiation."""
+        """Update θ as :meth:`theta_step` does, and keep the step for differentiation.
+
+        Args:
+            batch: Tensors by name, with B samples.
+
+        Returns:
+            The step.
+        """
         ...
 
     def losses(self, *batches: Batch) -> tuple[torch.Tensor, ...]:
-        """Compute l on each batch at the present θ, without gradients; one forward pass per batch."""
+        """Compute l on each batch at the present θ, without gradients; one forward pass per batch.
+
+        Args:
+            *batches: Tensors by name, with B samples each.
+
+        Returns:
+            Loss terms l, (n,), of each batch.
+        """
         ...
 
     def gradient(self, batch: Batch, outer: OuterObjective | None = None) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """Differentiate an objective on a batch by the present θ, in one forward and backward pass; θ and ω stay.
 
         Args:
-            batch: The batch.
+            batch: Tensors by name, with B samples.
             outer: The objective, a mean over samples; None: L(θ, ω).
 
         Returns:
-            l, (n,), and the gradient, one tensor per parameter.
+            Loss terms l, (n,), and the gradient, a vector of θ's size.
         """
         ...
 
@@ -109,7 +138,7 @@ class Level(Protocol):
         Args:
             at_lr_theta: (n,) terms l whose gradient is applied at λ1.
             at_lr_omega: (n,) terms l whose gradient is applied at λ2.
-            rule: Makes the step; None: the optimiser of the option `omega_optimizer`.
+            rule: Computes the next ω; None: the optimiser of the option `omega_optimizer`.
         """
         ...
 

@@ -41,7 +41,18 @@ def keep_layers(encoder: Any, layers: Iterable[int]) -> None:
 
 
 def check_kept(encoder: Any, layers: Iterable[int]) -> list[int]:
-    """Check the layers for :func:`keep_layers` and return them as a list. Raises ConfigError."""
+    """Validate the layers for :func:`keep_layers`.
+
+    Args:
+        encoder: The encoder.
+        layers: The layers to keep, from 0, in rising order.
+
+    Returns:
+        The layers.
+
+    Raises:
+        ConfigError: A layer does not exist or is listed twice, or an ALBERT would apply its groups in another order.
+    """
     shared = layer_paths(encoder).layers is None
     before = LayerStack(encoder).layers()
     chosen = indices(layers, len(before), "layer")

@@ -148,7 +148,19 @@ def indices(keep: Iterable[int], count: int, part: str) -> list[int]:
 
 
 def per_block(encoder: Any, keep: Sequence[Iterable[int]], part: str) -> list[tuple[Block, Iterable[int]]]:
-    """Pair an encoder's blocks with the entries of `keep`. Raises ConfigError if their numbers differ."""
+    """Pair an encoder's blocks with the parts to keep in each.
+
+    Args:
+        encoder: The encoder.
+        keep: For each distinct block, the indices of its parts to keep.
+        part: Name of a part in messages, such as `head`.
+
+    Returns:
+        Each block with its indices.
+
+    Raises:
+        ConfigError: The numbers of blocks and entries differ.
+    """
     all_blocks = dense_blocks(encoder)
     if len(keep) != len(all_blocks):
         raise ConfigError(
@@ -159,7 +171,13 @@ def per_block(encoder: Any, keep: Sequence[Iterable[int]], part: str) -> list[tu
 
 @torch.no_grad()
 def take(linear: nn.Linear, index: torch.Tensor, dim: int) -> None:
-    """Keep some outputs (`dim` 0) or inputs (`dim` 1) of a linear layer, in place; hooks and dtype stay."""
+    """Keep some outputs or inputs of a linear layer, in place; hooks and dtype stay.
+
+    Args:
+        linear: The layer, H_in → H_out.
+        index: Indices of the outputs or inputs to keep, from 0.
+        dim: 0: outputs; 1: inputs.
+    """
     index = index.to(linear.weight.device)
     learns = linear.weight.requires_grad
     linear.weight = nn.Parameter(linear.weight.index_select(dim, index), learns)

@@ -26,7 +26,17 @@ _CPU = Runtime(torch.device("cpu"), torch.float32)
 
 
 def recorded_logits(seed: int, exits: int = 5, samples: int = 60, classes: int = 3) -> np.ndarray:
-    """Make logits (M, N, K) of exits whose confidence grows with depth; a quarter are rounded, so that samples tie."""
+    """Make logits of exits whose confidence grows with depth. A quarter are rounded, so that some samples tie.
+
+    Args:
+        seed: Random seed.
+        exits: M.
+        samples: N.
+        classes: K.
+
+    Returns:
+        (M, N, K) float32.
+    """
     rng = np.random.default_rng(seed)
     drift = rng.normal(size=(1, samples, classes)) * np.arange(1, exits + 1)[:, None, None]
     logits = drift + rng.normal(size=(exits, samples, classes))
@@ -107,14 +117,14 @@ class CriterionContract:
 
     @pytest.mark.parametrize(("exits", "classes"), _SHAPES)
     def test_stricter_thresholds_exit_later(self, exits: int, classes: int) -> None:
-        """No sample exits earlier at a stricter threshold, so the mean exit layer is monotone in it."""
+        """No sample exits earlier at a stricter threshold, so the mean exit layer is monotone in the threshold."""
         logits = recorded_logits(0, exits, 300 // exits, classes)
         for patience in self._patiences(logits):
             taken = np.stack([replay(self._criterion(t, logits, patience), logits) for t in self._thresholds(logits)])
             assert (np.diff(taken, axis=0) >= 0).all()
 
     def test_no_sample_exits_before_the_first_exit_that_can(self) -> None:
-        """`first` and `early` hold at the laxest threshold."""
+        """`first` and `early` hold at the least strict threshold."""
         logits = recorded_logits(1)
         for patience in self._patiences(logits):
             exits = replay(self._criterion(self._thresholds(logits)[0], logits, patience), logits)

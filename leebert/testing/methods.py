@@ -46,7 +46,14 @@ ALSO: Mapping[str, Mapping[str, Any]] = {
 
 
 class ThreeExitMLP(nn.Module):
-    """Three layers of tanh units on feature vectors, with a linear exit after each."""
+    """Three layers of tanh units on feature vectors, with a linear exit after each.
+
+    Args:
+        features: Size of a feature vector.
+        hidden: Units of each layer.
+        classes: K.
+        dropout: Probability of dropping an input of an exit.
+    """
 
     num_exits = 3
     depth = 3
@@ -60,6 +67,15 @@ class ThreeExitMLP(nn.Module):
         self.exit_layers = tuple(range(1, self.num_exits + 1))
 
     def record(self, batch: Batch, keep: Keep = "logits") -> Record:
+        """Run all exits on one batch.
+
+        Args:
+            batch: `features` (B, features) and optionally `labels` (B,).
+            keep: What the record holds besides logits.
+
+        Returns:
+            Logits (M, B, K), labels, and what `keep` asks for.
+        """
         x, logits, states = batch["features"], [], []
         for index, layer in enumerate(self.layers):
             x = torch.tanh(layer(x))
@@ -75,13 +91,24 @@ class ThreeExitMLP(nn.Module):
         )
 
     def keep_exits(self, layers: Sequence[int]) -> None:
+        """Remove all exits except those after these layers, from 1."""
         self.heads = nn.ModuleList(self.heads[self.exit_layers.index(layer)] for layer in layers)
         self.exit_layers = tuple(layers)
         self.num_exits = len(layers)
 
 
 def toy_rows(n: int = 96, features: int = 6, seed: int = 0, classes: int = 2) -> TensorSamples:
-    """Make n samples whose label is the sign of a product, which one layer can't represent."""
+    """Make samples whose label depends on the sign of a product of two features, which one layer cannot represent.
+
+    Args:
+        n: Number of samples.
+        features: Number of features, at least 3.
+        seed: Random seed.
+        classes: K; at most classes 0 and 1 occur.
+
+    Returns:
+        `features` (n, features) float32 and `labels` (n,).
+    """
     g = torch.Generator().manual_seed(seed)
     x = torch.randn(n, features, generator=g)
     labels = ((x[:, 0] * x[:, 1] + 0.5 * x[:, 2]) > 0).long() % classes
@@ -89,6 +116,15 @@ def toy_rows(n: int = 96, features: int = 6, seed: int = 0, classes: int = 2) ->
 
 
 def toy_mlp(seed: int = 0, **options: float) -> ThreeExitMLP:
+    """Make a small network with seeded parameters.
+
+    Args:
+        seed: Seed of torch's global generator, from which the parameters are drawn.
+        **options: Arguments of :class:`ThreeExitMLP`.
+
+    Returns:
+        The network, in training mode.
+    """
     torch.manual_seed(seed)
     return ThreeExitMLP(**options)  # type: ignore[arg-type]
 
@@ -109,7 +145,15 @@ def tiny_encoder(seed: int = 0) -> Any:
 
 
 def tiny_texts(n: int = 24, seed: int = 0) -> TensorSamples:
-    """Make n samples of 12 random tokens; the label is the half of the vocabulary that most of them are from."""
+    """Make samples of 12 random tokens, labelled by the half of the vocabulary that most of their tokens are from.
+
+    Args:
+        n: Number of samples.
+        seed: Random seed.
+
+    Returns:
+        `input_ids` and `attention_mask` (n, 12), and `labels` (n,), 0 or 1.
+    """
     g = torch.Generator().manual_seed(seed)
     labels = torch.arange(n) % 2
     high = torch.where(torch.rand(n, 12, generator=g) < 0.8, labels[:, None], 1 - labels[:, None])
@@ -135,7 +179,14 @@ class MethodContract:
     changed: ClassVar[Mapping[str, Any]] = {}
 
     def config(self, **options: Any) -> TrainConfig:
-        """Make a training configuration of the method for the tiny networks."""
+        """Make a training configuration of the method for the tiny networks.
+
+        Args:
+            **options: Options to change.
+
+        Returns:
+            The validated configuration.
+        """
         defaults = {
             "algorithm": self.method.name, "lr_theta": 3e-3 if self.on_encoder else 1e-2, "lr_omega": 1e-2,
             "batch_size": 4 if self.on_encoder else 8, "max_epochs": 2, "first_epochs": 1, "prune_rounds": 2, "precision": "fp32",
@@ -143,18 +194,42 @@ class MethodContract:
         return TrainConfig.model_validate({**defaults, **options})
 
     def network(self, seed: int = 0, on_encoder: bool | None = None) -> Any:
-        """Make a fresh network."""
+        """Make an untrained network.
+
+        Args:
+            seed: Seed of its parameters.
+            on_encoder: Whether it is an encoder; None: as the class says.
+
+        Returns:
+            :func:`tiny_encoder` or :func:`toy_mlp`.
+        """
         encoder = self.on_encoder if on_encoder is None else on_encoder
         return tiny_encoder(seed) if encoder else toy_mlp(seed)
 
     def samples(self, seed: int = 0, on_encoder: bool | None = None) -> TensorSamples:
-        """Make training samples (seed 0) or validation samples."""
+        """Make samples for :meth:`network`.
+
+        Args:
+            seed: 0: training samples; any other: validation samples.
+            on_encoder: Whether the network is an encoder; None: as the class says.
+
+        Returns:
+            At most 96 labelled samples.
+        """
         if self.on_encoder if on_encoder is None else on_encoder:
             return tiny_texts(24 if seed == 0 else 10, seed)
         return toy_rows(96 if seed == 0 else 40, seed=seed)
 
     def fit(self, config: TrainConfig, on_encoder: bool | None = None) -> TrainResult:
-        """Train a fresh network."""
+        """Train an untrained network.
+
+        Args:
+            config: The configuration.
+            on_encoder: Whether the network is an encoder; None: as the class says.
+
+        Returns:
+            The result, with the trained model and its reports.
+        """
         samples, held_out = self.samples(0, on_encoder), self.samples(1, on_encoder)
         with self.available():
             return fit(self.network(0, on_encoder), samples, config, validation=held_out)
@@ -174,6 +249,7 @@ class MethodContract:
             yield
 
     def test_its_row_is_complete(self) -> None:
+        """The method is valid and has the texts of tables."""
         row = self.method
         METHODS.check(row)
         for field in ("title", "source", "trains", "cost", "differs"):
@@ -181,10 +257,12 @@ class MethodContract:
         assert all(field.description for field in row.own_fields.values()), "own_options: each needs a description"
 
     def test_it_can_be_sent_to_a_worker(self) -> None:
+        """The method can be pickled."""
         unpickled = pickle.loads(pickle.dumps(self.method))
         assert unpickled.as_dict() == self.method.as_dict()  # partial functions have no equality
 
     def test_its_module_needs_no_torch(self) -> None:
+        """The module of the method imports without torch."""
         functions = [f for f in (self.method.stages, self.method.omega, self.method.costs) if hasattr(f, "__module__")]
         module = self.module or str(functions[0].__module__)
         code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
@@ -192,6 +270,7 @@ class MethodContract:
         assert not ran.returncode, f"{module} imports torch: import it inside functions\n{ran.stderr}"
 
     def test_its_stages_and_their_costs_agree(self) -> None:
+        """Names and teachers of the stages are valid, and `costs`, `samples` and `splits_data` agree with the stages."""
         with self.available():
             config, exits = self.config(), self.network().num_exits
             stages, costs = method(config, exits), stage_costs(config)
@@ -247,6 +326,7 @@ class MethodContract:
         assert any(at_lr_theta) == self.method.omega_on_d1, f"omega_on_d1 is {self.method.omega_on_d1}"
 
     def test_it_learns_deterministically_and_resumes_bit_for_bit(self, tmp_path: Path) -> None:
+        """Training lowers the loss, and an interrupted and resumed run equals an uninterrupted one bit for bit."""
         config = self.config()
         expected = self.fit(config)
         assert expected.ended == "max_epochs"
@@ -270,12 +350,14 @@ class MethodContract:
         assert loss[-1] < untrained.reports[-1].exits["loss"][-1], "training does not lower the last exit's loss"
 
     def test_it_keeps_as_many_exits_as_its_row_declares(self) -> None:
+        """The trained model has one exit if the criterion of the method is `never`, else several."""
         trained = self.fit(self.config()).model
         assert (trained.num_exits == 1) == self.method.one_exit, (
             f"exits {self.method.exits!r}, {trained.num_exits} exits"
         )
 
     def test_it_reads_every_option_that_it_declares(self) -> None:
+        """Another value of each declared option trains another model."""
         for option in sorted({*self.method.options, *self.method.own_fields}):
             needed = ALSO.get(option, {})
             with self.available():
@@ -354,6 +436,14 @@ def _value(config: TrainConfig, option: str) -> Any:
 
 
 def same_parameters(a: nn.Module, b: nn.Module) -> None:
-    """Assert that two networks have equal parameters, bit for bit."""
+    """Assert that two networks have equal parameters, bit for bit.
+
+    Args:
+        a: A network.
+        b: Another one with the same names of parameters.
+
+    Raises:
+        AssertionError: A parameter differs.
+    """
     for (name, x), (_, y) in zip(a.named_parameters(), b.named_parameters(), strict=True):
         assert torch.equal(x, y), f"{name} differs"

@@ -33,7 +33,12 @@ def imports_of(modules: Iterable[str], heavy: str = "torch") -> str:
 
 @contextlib.contextmanager
 def registered(registry: Registry[Any], plugin: Any) -> Iterator[None]:
-    """Context in which a registry has a plugin, also if its package is not installed."""
+    """Register a plugin within a context, also if its package is not installed.
+
+    Args:
+        registry: The registry of the plugin's kind.
+        plugin: The plugin.
+    """
     if registry.get(plugin.name) is plugin:
         yield
         return

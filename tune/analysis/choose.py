@@ -95,7 +95,16 @@ def choose_each(
     front: bool = False,
     anyway: bool = False,
 ) -> tuple[list[Selection], list[LeebertError]]:
-    """Select a configuration per task; return the selections, and an error for each sweep or task without one.
+    """Select a configuration per task.
+
+    Args:
+        folders: The sweeps.
+        objective: What is maximised.
+        front: Compute the Pareto front even for more than 100 runs.
+        anyway: Include configurations that are not significantly above the majority class.
+
+    Returns:
+        The selections, and an error for each sweep or task without one.
 
     Raises:
         ConfigError: A sweep is named twice.
@@ -156,7 +165,9 @@ def choose(
     curved = tuple(c for c in finished if not METHODS[c.values["algorithm"]].one_exit)
     if objective.kind != "score":
         if finished and not curved:
-            raise ConfigError(f"{objective}: every completed configuration has one exit, and so a single speed")
+            raise ConfigError(
+                f"{objective}: every completed configuration has one exit, so its speed-up is fixed; use --objective score"
+            )
         finished = curved
     candidates = {c.id: owners[c.id] for c in finished}
     replayed, no_front, unreadable = _curves_of(sweeps, objective, candidates, curved, front)
@@ -263,8 +274,8 @@ def _warn_of_one_exit(sweeps: Sequence[LoadedSweep]) -> None:
     alone = sorted(a for a in methods if METHODS[a].one_exit)
     if alone and len(alone) < len(methods):
         log.info(
-            f"note: {', '.join(alone)} has one exit, and its score is that exit's; the score of the other methods is the mean "
-            "over all exits, shallow ones included"
+            f"note: the score of methods with one exit ({', '.join(alone)}) is that exit's; the score of the others is the "
+            "mean over all exits, including shallow ones"
         )
 
 
@@ -278,7 +289,7 @@ def _none_reaches(
     key = max(slowest, key=lambda k: slowest[k].fastest)
     curve = slowest[key]
     return (
-        f"layer speed-up {objective.speed_up:g}: none of {len(candidates)} completed configurations reaches it; in its "
-        f"slowest run the fastest, {key} ({describe(candidates[key].configuration.values)}), under {objective.under} "
-        f"reaches from {curve.slowest:.3g} to {curve.fastest:.2f} on {len(curve.exit_layers)} exits"
+        f"layer speed-up {objective.speed_up:g}: none of {len(candidates)} completed configurations reaches it in every run "
+        f"under {objective.under}; the nearest, {key} ({describe(candidates[key].configuration.values)}), reaches "
+        f"{curve.slowest:.3g} to {curve.fastest:.2f} in its slowest run, with {len(curve.exit_layers)} exits"
     )

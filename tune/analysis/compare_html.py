@@ -61,9 +61,8 @@ def _sweep(page: HtmlPage, result: OnSweep, prefix: str) -> None:
     }
     if panels:
         page.figure(
-            figures.bands(panels, "exit after layer", "validation score (%)", colours),
-            "Score of each exit at the best epoch, over the pairs and runs that count: mean over runs of the mean over "
-            "configurations, and range over runs.",
+            figures.bands(panels, "exit layer", "validation score (%)", colours),
+            "Score of each exit at the best epoch, averaged over the compared pairs: mean and range over runs.",
         )
     else:
         page.text("The scores of the exits are not recorded.")
@@ -91,7 +90,16 @@ def draw_best(
     prefix: str = "",
     of: str,
 ) -> None:
-    """Draw patience curves and learned weights of one configuration per name, the best of each `of` (side, method)."""
+    """Draw patience curves and learned weights of the best configurations.
+
+    Args:
+        page: The page.
+        pool: The sweeps of the configurations.
+        tops: The best configuration by name of its side or method.
+        colours: A colour for each of them.
+        prefix: Start of the headings, such as the name of a sweep.
+        of: What the names are: `side` or `method`.
+    """
     page.heading(f"{prefix}Patience")
     try:
         metric = pool.manifest["metric"]
@@ -101,8 +109,7 @@ def draw_best(
     else:
         page.figure(
             figures.patience(curves, colours),
-            f"The best configuration of each {of}; a sample exits when this number of successive exits agree. Means over "
-            "runs.",
+            f"The best configuration of each {of} under the exit criterion patience, at each threshold. Means over runs.",
         )
     page.text(*(f"{name}: {describe(c.values)}" for name, c in tops.items()))
     page.heading(f"{prefix}Learned weights over time")

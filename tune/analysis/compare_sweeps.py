@@ -93,7 +93,23 @@ def compare_sweeps(
     objectives: Sequence[RankingObjective] = (),
     epochs: bool = False,
 ) -> list[OnSweep]:
-    """Compare A and B on each of these sweeps; see :func:`tune.analysis.sweeps.load_pools` and :func:`compare_pool`."""
+    """Compare A and B on each of these sweeps, as :func:`compare_pool` does.
+
+    Args:
+        folders: The sweeps.
+        a: First value of the option, as text.
+        b: Second value, as text.
+        option: Name of the option; `algorithm` compares methods.
+        where: Option → value that both sides must have.
+        objectives: Layer speed-ups at which the scores are compared too.
+        epochs: Load the records of epochs, which figures need.
+
+    Returns:
+        One comparison per sweep, or per task whose sweeps have one side each.
+
+    Raises:
+        ConfigError: As :func:`tune.analysis.sweeps.load_pools`, or a value does not exist.
+    """
     comparisons = []
     for pool in (pools := load_pools(folders, option, a, b, epochs=epochs)):
         try:

@@ -86,8 +86,9 @@ def findings(comparison: Comparison) -> list[str]:
 def based_on(line: PairedComparison) -> str:
     """Return how many pairs a verdict is based on, and how many are dropped, in words."""
     dropped = ", ".join(f"{count} {reason}" for reason, count in line.dropped.items())
-    counts = f"complete pairs of configurations: {len(line.paired)}, dropped: {sum(line.dropped.values())}"
-    return f"{counts}{f' ({dropped})' if dropped else ''}, without a partner: {line.unpaired[0]} + {line.unpaired[1]}"
+    counts = f"complete pairs of configurations: {len(line.paired)}; dropped: {sum(line.dropped.values())}"
+    alone = f"without a partner: {line.unpaired[0]} of A, {line.unpaired[1]} of B"
+    return f"{counts}{f' ({dropped})' if dropped else ''}; {alone}"
 
 
 def notes(comparison: Comparison) -> list[str]:
@@ -108,4 +109,6 @@ def render(comparison: Comparison) -> Table:
 
     header, *body = rows(comparison)
     caption = Text("\n".join(sentences(comparison)))
-    return console.table(header, [[*map(Text, row)] for row in body], caption=caption, framed=False)
+    cells = [[*map(Text, row)] for row in body]
+    # Lean, to fit 80 columns: only the sides' names may wrap.
+    return console.table(header, cells, whole=range(1, len(header)), caption=caption, lean=True)

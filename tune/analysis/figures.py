@@ -40,7 +40,17 @@ def colour(name: str, position: int) -> str:
 
 
 def bands(panels: Mapping[str, Mapping[str, Band]], x: str, y: str, colours: Sequence[str]) -> Figure:
-    """Draw curves with their range, one panel each; every panel uses the same colours, in the order of its curves."""
+    """Draw curves with their range, one panel each; every panel uses the same colours, in the order of its curves.
+
+    Args:
+        panels: Title → name → (x, mean, lowest, highest) of each curve.
+        x: Label of the x-axes.
+        y: Label of the y-axes.
+        colours: A colour for each curve of a panel.
+
+    Returns:
+        The figure.
+    """
     columns = min(len(panels), 3)
     rows = -(-len(panels) // columns)
     width = 6.4 if columns == 1 else 4.4 * columns
@@ -140,14 +150,22 @@ def shares(groups: Mapping[str, Mapping[str, tuple[float, float, float, float]]]
 
 
 def front(curves: Sequence[tuple[str, str, np.ndarray, np.ndarray]], best: Sequence[tuple[float, float]]) -> Figure:
-    """Draw (method, colour, mean exit layer, score in per cent) per configuration, and the front over them."""
+    """Draw score against mean exit layer, and the Pareto front.
+
+    Args:
+        curves: (method, colour, mean exit layers, scores in per cent) of each configuration.
+        best: (mean exit layer, score in per cent) of each point of the front.
+
+    Returns:
+        The figure.
+    """
     figure = Figure(figsize=(7.2, 4.0), layout="constrained")
     axes = figure.subplots()
     named: set[str] = set()
     for method, drawn, layers, scores in curves:
         axes.plot(layers, scores, color=drawn, alpha=0.35, lw=1, label=None if method in named else method)
         named.add(method)
-    axes.step(*zip(*best, strict=True), where="post", color="#1c1c1c", lw=1.6, marker="o", ms=4, label="front")
+    axes.step(*zip(*best, strict=True), where="post", color="#1c1c1c", lw=1.6, marker="o", ms=4, label="Pareto front")
     axes.set(xlabel="mean exit layer", ylabel="validation score (%)")
     axes.grid(alpha=0.25)
     axes.legend()
@@ -175,7 +193,16 @@ def depth_bands(line: PairedComparison, history: History) -> dict[str, Band]:
 
 
 def patience_points(folder: Path, state: SweepState, c: Configuration, metric: str) -> list[tuple[int, float, float]]:
-    """Return (patience, mean exit layer, mean score in per cent) over a configuration's runs.
+    """Replay the patience criterion at every threshold.
+
+    Args:
+        folder: The sweep's folder.
+        state: Its state.
+        c: A completed configuration.
+        metric: Name of the task's metric.
+
+    Returns:
+        (patience, mean exit layer, score in per cent), means over runs, from patience 1 on.
 
     Raises:
         SweepError: Logits are missing or damaged.

@@ -69,7 +69,16 @@ class ConfigurationMargin:
 
 
 def of_cell(folder: Path, record: LedgerRecord, metric: str) -> AgainstMajority | None:
-    """Compare a finished run with the majority class; None if neither its record nor its logits allow it."""
+    """Compare a finished run with the majority class.
+
+    Args:
+        folder: The sweep's folder.
+        record: The record of the run's end.
+        metric: Name of the task's metric.
+
+    Returns:
+        The comparison; None if neither the record nor the logits allow it.
+    """
     if record.get("majority"):
         return AgainstMajority.of(record["majority"])
     if "held_out" not in record:
@@ -102,7 +111,17 @@ def of_cells(
 def of_configuration(
     folder: Path, records: Sequence[LedgerRecord], metric: str, test_train_ratio: float
 ) -> ConfigurationMargin | None:
-    """Compare a configuration with the majority class, by its finished runs' end records; None if unknown."""
+    """Compare a configuration with the majority class.
+
+    Args:
+        folder: The sweep's folder.
+        records: Records of its runs' ends.
+        metric: Name of the task's metric.
+        test_train_ratio: Validation samples of a fold / its training samples.
+
+    Returns:
+        The margins; None if a run allows no comparison.
+    """
     scored = [r for r in records if r.get("score") is not None]
     return of_cells({(r["seed"], r["fold"]): of_cell(folder, r, metric) for r in scored}, test_train_ratio)
 

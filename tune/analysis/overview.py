@@ -84,10 +84,17 @@ def status_or_error(folder: SweepFolder) -> dict[str, Any]:
 
 
 def summary(folder: SweepFolder, spec: SweepSpec, state: SweepState) -> dict[str, Any]:
-    """Return every configuration with its score and its margin over the majority class, best first; JSON-ready.
+    """Return every configuration with its score and its margin over the majority class, best first.
 
-    Completed configurations that are not significantly above the majority class come after those that are. The key
-    `verdict` compares all completed ones with the majority class in a sentence.
+    Completed configurations that are not significantly above the majority class come after those that are.
+
+    Args:
+        folder: The sweep's folder.
+        spec: Its space.
+        state: Its state.
+
+    Returns:
+        JSON-ready values. The key `verdict` compares all completed configurations with the majority class in a sentence.
     """
     done = [c.id for c in state.history() if c.state == "complete"]
     ends = {config: state.cells_of.get(config, ()) for config in done}
@@ -167,11 +174,11 @@ def print_views(views: dict[str, str], note: str = "") -> None:
 def print_status(status: dict[str, Any]) -> None:
     """Print one sweep's status."""
     counts = ", ".join(f"{n} {name}" for name, n in status["configurations"].items() if n) or "none started"
-    of = f" of {status['planned_configurations']}" if status["planned_configurations"] else ""
+    planned = f", of {status['planned_configurations']} planned" if status["planned_configurations"] else ""
     print(
         f"{status['sweep']} ({status['task']}): {status['state']}" + (f", {status['note']}" if status["note"] else "")
     )
-    print(f"configurations{of}: {counts}")
+    print(f"configurations: {counts}{planned}")
     remaining = "" if status["cells_left"] is None else f", {status['cells_left']} remaining"
     print(f"runs: {status['cells_done']} finished{remaining}; {status['fold_epochs']} fold-epochs")
     if status["hours_left"] is not None:

@@ -154,13 +154,13 @@ def _front(page: HtmlPage, history: History, replayed: Mapping[CellKey, Tradeoff
     page.heading("Score against mean exit layer")
     page.figure(
         figures.front(curves, [(p.layers, 100 * p.score) for p in points]),
-        "Validation logits replayed under normalised entropy at rising thresholds. Front: no configuration scores higher with "
-        "as few layers.",
+        "From the validation logits, under normalised entropy. On the Pareto front, no other configuration has a higher score "
+        "at the same mean exit layer.",
     )
     changes = [next(group) for _, group in itertools.groupby(points, key=lambda p: p.configuration)]
     page.table(
         [
-            ("configuration on the front", "from mean exit layer", "score"),
+            ("configuration on the Pareto front", "from mean exit layer", "score"),
             *((describe(values[p.configuration]), f"{p.layers:.2f}", f"{100 * p.score:.2f}") for p in changes),
         ]
     )
@@ -177,9 +177,8 @@ def _by_algorithm(page: HtmlPage, pool: SweepPool) -> None:
     if len(table) > 1:
         bands = {name: figures.band_of(exit_scores(side, cells_of(side))) for name, side in groups.items()}
         page.figure(
-            figures.bands({"": bands}, "exit after layer", "validation score (%)", colours),
-            "Score of each exit at the best epoch: mean over runs of the mean over completed configurations, and range "
-            "over runs.",
+            figures.bands({"": bands}, "exit layer", "validation score (%)", colours),
+            "Score of each exit at the best epoch, averaged over completed configurations: mean and range over runs.",
         )
         page.table(table)
         page.text(

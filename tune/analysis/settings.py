@@ -9,9 +9,17 @@ from tune.store.ledger import SweepState
 
 
 def uneven_settings(sweep: str, state: SweepState, configs: Collection[str] | None = None) -> list[str]:
-    """Return a line for each setting that differs between finished runs (of these configurations).
+    """Describe the settings that differ between finished runs.
 
     Last digits depend on a run's runtime, and dropout masks on the micro-batches that it used after memory ran out.
+
+    Args:
+        sweep: Name of the sweep.
+        state: Its state.
+        configs: The configurations to consider; None: all.
+
+    Returns:
+        One line per setting.
     """
     ends = [record for key, record in state.cells.items() if configs is None or key[0] in configs]
     runtimes = [

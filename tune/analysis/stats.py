@@ -117,6 +117,17 @@ def sign_flip(diffs: Sequence[float], seed: int = 0, permutations: int = 10_000)
     Fisher, "The Design of Experiments" (1935), section 21. All 2^J patterns are counted while there are at most 2^16;
     beyond, `permutations` are drawn from `seed` and p = (1 + hits) / (1 + permutations), never 0 (Phipson and Smyth,
     2010). **Optimistic**: it assumes that the sign of each run's difference is exchangeable, but runs share training data.
+
+    Args:
+        diffs: (J,) differences of J runs.
+        seed: Seed of the drawn patterns.
+        permutations: Number of drawn patterns.
+
+    Returns:
+        p, above 0 and at most 1.
+
+    Raises:
+        ValueError: There are no differences or permutations, or a difference is not finite.
     """
     if permutations < 1:
         raise ValueError(f"at least 1 permutation is needed, not {permutations}")
@@ -172,7 +183,14 @@ def holm_intervals(
 
 @dataclasses.dataclass(frozen=True)
 class Judge:
-    """The settings of a comparison, and its three tests under them."""
+    """The settings of a comparison, and its three tests under them.
+
+    Attributes:
+        test_train_ratio: Validation samples of a fold / its training samples.
+        confidence: Confidence of the intervals.
+        seed: Seed of the sign-flip test.
+        permutations: Patterns that the sign-flip test draws.
+    """
 
     test_train_ratio: float
     confidence: float = 0.95

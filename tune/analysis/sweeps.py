@@ -121,7 +121,16 @@ class SweepPool:
 
     @classmethod
     def of(cls, folder: SweepFolder, *, name: str = "", epochs: bool = False) -> SweepPool:
-        """Load one sweep. `epochs`: with the records of epochs, which learning curves and weights need."""
+        """Load one sweep.
+
+        Args:
+            folder: Its folder.
+            name: Its name in messages; empty: its own.
+            epochs: Load the records of epochs, which learning curves and weights need.
+
+        Returns:
+            A pool of one sweep.
+        """
         sweep = LoadedSweep.read(folder, epochs=epochs)
         spec, state, status = sweep.spec, sweep.state, sweep.status
         at_end = status == "finished"
@@ -172,7 +181,16 @@ class SweepPool:
         return any(str(value).lower() == str(v).lower() or _number(value) == v for v in listed)
 
     def narrowed(self, option: str, a: str, b: str) -> SweepPool:
-        """Drop the configurations that are on neither side."""
+        """Drop the configurations that are on neither side of a comparison.
+
+        Args:
+            option: Name of the compared option.
+            a: Its value on the first side, as text.
+            b: Its value on the second side, as text.
+
+        Returns:
+            The pool with the other configurations.
+        """
         configs = {
             id: c for id, c in self.state.configs.items() if any(matches(s, c.values.get(option)) for s in (a, b))
         }
@@ -193,13 +211,23 @@ def _number(text: str) -> float | None:
 def load_pools(folders: Sequence[SweepFolder], option: str, a: str, b: str, *, epochs: bool = False) -> list[SweepPool]:
     """Load sweeps for a comparison, joining the sweeps of a task in which none has both sides.
 
+    Args:
+        folders: The sweeps.
+        option: Name of the compared option.
+        a: Its value on the first side, as text.
+        b: Its value on the second side, as text.
+        epochs: Load the records of epochs, which figures need.
+
+    Returns:
+        One pool per sweep, or per joined task.
+
     Raises:
         ConfigError: A sweep is named twice, or a copy of it is named, or no task has both sides.
     """
     paths = [folder.path.resolve() for folder in folders]
     if len(set(paths)) < len(paths):
         twice = next(path for path in paths if paths.count(path) > 1)
-        raise ConfigError(f"{twice} is named twice: it would count twice")
+        raise ConfigError(f"{twice} is named twice; name it once")
     names = [folder.name for folder in folders]
     labels = [f.name if names.count(f.name) == 1 else str(f.path) for f in folders]
     single = [SweepPool.of(folder, name=name, epochs=epochs) for folder, name in zip(folders, labels, strict=True)]

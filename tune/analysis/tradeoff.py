@@ -29,9 +29,22 @@ LONG_SECONDS = 10.0
 
 
 def tradeoff(held_out: RecordedLogits, metric: str, criterion: str, patience: int | None = None) -> Tradeoff:
-    """Compute a run's curve. ConfigError for a model with one exit; `patience` None is the criterion's default."""
+    """Compute a run's curve of score against mean exit layer.
+
+    Args:
+        held_out: The run's validation logits.
+        metric: Name of the task's metric.
+        criterion: Name of the exit criterion.
+        patience: Its second parameter; None: the default.
+
+    Returns:
+        The curve.
+
+    Raises:
+        ConfigError: The model has one exit, or the criterion is unknown or has no threshold.
+    """
     if len(held_out.logits) < 2:
-        raise ConfigError("a model with one exit has a single speed, and so no curve")
+        raise ConfigError("a model with one exit has no curve, because its speed-up is fixed")
     _check(criterion, patience)
     return core.tradeoff(held_out, criterion, patience, metric=metric)
 
@@ -85,7 +98,14 @@ def curves(
 
 @dataclasses.dataclass(frozen=True)
 class RankingObjective:
-    """The score of a run: its mean over exits, its score at a layer speed-up, or the area under its curve."""
+    """The score of a run: its mean over exits, its score at a layer speed-up, or the area under its curve.
+
+    Attributes:
+        kind: Which of the three.
+        speed_up: The layer speed-up; None for the others.
+        criterion: The exit criterion of curves.
+        patience: Its second parameter; None: the default.
+    """
 
     kind: Literal["score", "speed-up", "area"] = "score"
     speed_up: float | None = None
@@ -96,7 +116,20 @@ class RankingObjective:
     def of(
         cls, text: str, criterion: str | None = None, patience: int | None = None, *, option: str = "--objective"
     ) -> RankingObjective:
-        """Parse `score`, `area` or `speed-up=2.5`. Raises ConfigError, which names the `option` that was given."""
+        """Parse an objective.
+
+        Args:
+            text: `score`, `area` or, for example, `speed-up=2.5`.
+            criterion: Name of the exit criterion; None: normalised entropy.
+            patience: Its second parameter; None: the default.
+            option: The option that gave the text, for messages.
+
+        Returns:
+            The objective.
+
+        Raises:
+            ConfigError: The text is no objective, or the criterion is unknown or has no threshold.
+        """
         criterion = criterion or REPORTED
         _check(criterion, patience)
         kind, separator, number = text.partition("=")
@@ -167,7 +200,14 @@ def curves_or_none(
     metric: str,
     criterion: str = REPORTED,
 ) -> dict[CellKey, Tradeoff]:
-    """Return :func:`curves`; none if they cannot be computed, such as for models with one exit."""
+    """Return :func:`curves`; none if they cannot be computed, such as for models with one exit.
+
+    Args:
+        folder: The sweep's folder.
+        cells: Records of the runs' ends.
+        metric: Name of the task's metric.
+        criterion: Name of the exit criterion.
+    """
     try:
         return curves(folder, cells, metric, criterion)
     except LeebertError:
@@ -176,7 +216,13 @@ def curves_or_none(
 
 @dataclasses.dataclass(frozen=True)
 class FrontPoint:
-    """One point of the Pareto front: no configuration scores higher with as few layers."""
+    """One point of the Pareto front: no configuration scores higher at the same mean exit layer.
+
+    Attributes:
+        configuration: Id of the configuration.
+        layers: Mean exit layer.
+        score: Score, as a fraction.
+    """
 
     configuration: str
     layers: float
@@ -184,9 +230,14 @@ class FrontPoint:
 
 
 def pareto(history: History, by_run: Mapping[CellKey, Tradeoff]) -> list[FrontPoint]:
-    """Compute the front of score against mean exit layer, fewest layers first.
+    """Compute the Pareto front of score against mean exit layer.
 
-    A configuration that lacks the curve of one of its runs is not on it.
+    Args:
+        history: The configurations.
+        by_run: Curves by configuration, seed and fold. A configuration that lacks one of its curves is ignored.
+
+    Returns:
+        The points, fewest layers first.
     """
     points = []
     for c in history:

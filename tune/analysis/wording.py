@@ -98,7 +98,16 @@ def verdict(
 
 
 def needed(interval: Interval, test_train_ratio: float, unit: str = "run") -> str:
-    """Return how many more runs would detect :data:`DETECTED` at :data:`POWER`; see :func:`samples_needed`."""
+    """Say how many more runs would detect a difference of :data:`DETECTED` at :data:`POWER`.
+
+    Args:
+        interval: The interval of the measured difference.
+        test_train_ratio: Validation samples of a fold / its training samples.
+        unit: What the interval counts, in the singular.
+
+    Returns:
+        One clause, without a full stop (:func:`samples_needed`).
+    """
     if interval.cells < USEFUL:
         return f"{interval.cells} {unit}s are too few for a narrow interval"
     goal = f"a difference of {100 * DETECTED:g} point ({100 * POWER:g} % power)"

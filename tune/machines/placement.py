@@ -24,7 +24,13 @@ _HEAD = "node:__internal_head__"
 
 @dataclasses.dataclass(frozen=True)
 class NodeType:
-    """A type of node that an autoscaler can start, at most `most` of it."""
+    """A type of node that an autoscaler can start.
+
+    Attributes:
+        name: Its name in the autoscaler's configuration.
+        resources: `CPU` and `GPU` of a node.
+        most: Largest number of nodes.
+    """
 
     name: str
     resources: Mapping[str, float]
@@ -33,7 +39,12 @@ class NodeType:
 
 @dataclasses.dataclass(frozen=True)
 class Autoscaler:
-    """A cluster's autoscaler: the types of nodes that it starts, at most `most` nodes in total."""
+    """A cluster's autoscaler.
+
+    Attributes:
+        kinds: The types of nodes that it starts.
+        most: Largest number of nodes in total.
+    """
 
     kinds: tuple[NodeType, ...]
     most: int
@@ -54,9 +65,14 @@ class MemoryEstimate(Protocol):
 
 
 def check_resources(cpus: float, gpus: float) -> None:
-    """Raise DeviceError if no node, existing or startable, has a trial's resources; Ray would wait forever.
+    """Refuse trials that no node, existing or startable, can run; Ray would wait forever. Ray must be initialised.
 
-    Ray must be initialised.
+    Args:
+        cpus: CPUs of a trial.
+        gpus: GPUs of a trial; a fraction is a share of one GPU.
+
+    Raises:
+        DeviceError: No node has these resources.
     """
     if _room(cpus, gpus):
         return
@@ -73,7 +89,16 @@ def check_resources(cpus: float, gpus: float) -> None:
 
 
 def trials_on(resources: Mapping[str, float], cpus: float, gpus: float) -> int:
-    """Count the trials that fit on a node with these resources. A share of a GPU is always on one GPU."""
+    """Count the trials that fit on a node. A share of a GPU is always on one GPU.
+
+    Args:
+        resources: The node's `CPU` and `GPU`.
+        cpus: CPUs of a trial.
+        gpus: GPUs of a trial; a fraction is a share of one GPU.
+
+    Returns:
+        Number of trials.
+    """
     fits = [math.floor(resources.get("CPU", 0) / cpus + 1e-9)]
     if gpus:
         available = resources.get("GPU", 0)
@@ -172,9 +197,14 @@ def nodes_for(trials: int | None, cpus: float, gpus: float) -> Iterator[Callable
 
 
 def trials_per_gpu(estimate: MemoryEstimate, gpu_bytes: int) -> tuple[int, float]:
-    """Return the number of trials of this size that fit on a GPU, and the `resources.gpus` for that number.
+    """Count the trials that fit on a GPU.
 
-    Returns (0, 1.0) if not even one fits.
+    Args:
+        estimate: Memory of a trial.
+        gpu_bytes: Memory of the GPU, in bytes.
+
+    Returns:
+        Their number, and the `resources.gpus` for that number; (0, 1.0) if not even one fits.
     """
     fit = gpu_bytes // max(1, estimate.total)
     # Ray counts in ten-thousandths; rounding down makes the last trial fit.
@@ -182,7 +212,16 @@ def trials_per_gpu(estimate: MemoryEstimate, gpu_bytes: int) -> tuple[int, float
 
 
 def crowding(estimate: MemoryEstimate, gpu_bytes: int, gpus: float) -> str:
-    """Describe what is wrong with `resources.gpus` for trials of this size; empty if they fit on the GPU."""
+    """Describe what is wrong with `resources.gpus`.
+
+    Args:
+        estimate: Memory of a trial.
+        gpu_bytes: Memory of a GPU, in bytes.
+        gpus: `resources.gpus`.
+
+    Returns:
+        One sentence; empty if the trials that share a GPU fit on it.
+    """
     fit, share = trials_per_gpu(estimate, gpu_bytes)
     each = f"about {estimate.total / 1e9:.1f} GB each, a GPU has {gpu_bytes / 1e9:.1f} GB"
     if not gpus or sharers(gpus) <= fit:

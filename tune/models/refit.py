@@ -81,7 +81,16 @@ class RefitPlan:
 
 
 def seeds_of(best: BestFile, count: int, first: int | None = None) -> tuple[int, ...]:
-    """Return `count` seeds: the sweep's own, then the numbers after them; consecutive from `first` if given."""
+    """Choose the seeds of a refit.
+
+    Args:
+        best: The best file.
+        count: Number of seeds.
+        first: The first of consecutive seeds; None: the sweep's seeds, then the numbers after them.
+
+    Returns:
+        `count` seeds.
+    """
     if first is not None:
         return tuple(range(first, first + count))
     recorded = [int(s) for s in best.found.get("seeds", (0,))][:count]
@@ -399,7 +408,7 @@ def print_refit(outcome: dict[str, Any], out: Path) -> None:
     _print_points(outcome)
     _print_misses(outcome)
     own = outcome["chosen"][outcome["criterion"]]
-    print(f"the models exit by {named(own['criterion'], own['patience'])}, threshold {own['threshold']:.6g}")
+    print(f"exit criterion of the models: {named(own['criterion'], own['patience'])}, threshold {own['threshold']:.6g}")
     for seed in outcome["diverged"]:
         print(f"seed {seed} diverged and is skipped")
     for line in outcome["differs"]:
@@ -438,23 +447,23 @@ def _print_misses(outcome: Mapping[str, Any]) -> None:
     """Warn if a speed-up or a drop in score misses its aim on a development split."""
     for m in outcome["missed"]:
         print(
-            f"warning: seed {m['seed']} misses the speed-up of {m['criterion']} on {m['split']}: {m['speed_up']:.2f} where "
-            f"{m['aim']:.2f} was the aim ({m['speed_up'] / m['aim'] - 1:+.0%}); to hit a target layer speed-up, calibrate the "
-            "thresholds on unlabelled production texts"
+            f"warning: seed {m['seed']} misses the target layer speed-up of {m['criterion']} on {m['split']}: "
+            f"{m['speed_up']:.2f} instead of {m['aim']:.2f} ({m['speed_up'] / m['aim'] - 1:+.0%}); to hit the target, "
+            "calibrate the thresholds on unlabelled production texts"
         )
     for m in outcome["overspent"]:
         if m["criterion"] == outcome["criterion"]:
             print(
-                f"warning: seed {m['seed']}: the score drops by {points(m['loss'])} under {m['criterion']} on {m['split']}; the aim was a "
-                f"drop of at most {points(m['max_loss'])} on validation samples; for a smaller drop, choose a smaller --max-loss"
+                f"warning: seed {m['seed']}: the score drops by {points(m['loss'])} under {m['criterion']} on {m['split']}; the target was "
+                f"at most {points(m['max_loss'])} on validation samples; for a smaller drop, choose a smaller --max-loss"
             )
 
 
 def _aim_in_words(chosen: Mapping[str, Any]) -> str:
     """Describe the aim of a threshold."""
     if chosen.get("max_loss") is None:
-        return f"aim {chosen['asked']:g}"
-    return f"aim within {points(chosen['max_loss'])} of the full model"
+        return f"target {chosen['asked']:g}"
+    return f"target: at most {points(chosen['max_loss'])} below the full model"
 
 
 def _progress(seed: int) -> Callable[[Any], None]:

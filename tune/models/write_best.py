@@ -24,6 +24,7 @@ from leebert.recipe import RunConfig
 from leebert.yaml import dump_yaml
 from tune.analysis.choose import Candidate, Selection
 from tune.analysis.learned import ADVICE
+from tune.analysis.learned_weights import against_uniform, recorded
 from tune.analysis.overview import placed
 from tune.analysis.still_weights import weights_of
 from tune.models.best_file import CellLogits, content_digest, save_logits
@@ -84,15 +85,9 @@ def best_file(choice: Selection) -> dict[str, Any]:
             not_distinguishable=[_unlearned(choice, key) for key in choice.unlearned] or None,
             majority=_margin(choice),
             weights_moved=_moved(choice),
+            learned_weights=recorded(against_uniform(sweep)),
             sweeps=_sweeps(choice),
-            within_one_standard_error=[
-                _recorded(
-                    **_named(choice, near.configuration.id),
-                    score=round(near.score.mean, 6),
-                    layers=_layers(choice.candidates[near.configuration.id]),
-                )
-                for near in choice.near
-            ],
+            within_one_standard_error=_near(choice),
             pareto=_front(choice) if choice.front else None,
             score_per_exit=[round(float(v), 6) for v in per_exit],
             cells=[_cell(r, training.accumulate // micro, runtime) for r in cells],
@@ -136,6 +131,18 @@ def _unlearned(choice: Selection, key: str) -> dict[str, Any]:
         "low": round(low, 6),
         "high": round(high, 6),
     }
+
+
+def _near(choice: Selection) -> list[dict[str, Any]]:
+    """Describe the configurations within one standard error of the best."""
+    return [
+        _recorded(
+            **_named(choice, near.configuration.id),
+            score=round(near.score.mean, 6),
+            layers=_layers(choice.candidates[near.configuration.id]),
+        )
+        for near in choice.near
+    ]
 
 
 def _margin(choice: Selection) -> dict[str, Any] | None:
@@ -254,8 +261,8 @@ def write_best(choice: Selection, out: Path) -> tuple[dict[str, Any], Path]:
     section["digest"] = content_digest(values)
     header = [
         f"The best of {_counted(choice)}:",
-        f"{_score(section)} (validation score: mean over exits, cross-validated, in per cent;",
-        "not comparable with a score on dev). Train it on the whole training split, or reproduce the score:",
+        f"{_score(section)}. The score is the cross-validated mean over exits, in per cent; it is not",
+        "comparable with a score on dev. Train it on the whole training split, or reproduce the score:",
         f"  leebert train --config {path}",
         f"  leebert-tune verify {path}",
         *choice.progress().values(),
@@ -278,7 +285,7 @@ def _counted(choice: Selection) -> str:
 def _score(section: dict[str, Any]) -> str:
     """Format mean and standard deviation over cells, in per cent."""
     spread = "" if section.get("score_std") is None else f" ± {100 * section['score_std']:.2f}"
-    return f"{100 * section['score_mean']:.2f}{spread} over {len(section['cells'])} cells (seed × fold)"
+    return f"{100 * section['score_mean']:.2f}{spread} over {len(section['cells'])} runs (seed × fold)"
 
 
 def _against(choice: Selection) -> str:
@@ -310,6 +317,8 @@ def print_best(choice: Selection, values: dict[str, Any], path: Path) -> None:
     moved = section.get("weights_moved")
     if moved is not None and moved < MOVED:
         print(f"its loss weights changed by at most {moved:.2g} (less than {MOVED:g}): practically uniform weights")
+    if learned := section.get("learned_weights"):
+        print(learned["conclusion"])
     _print_excluded(choice, section, path)
     if objective.kind != "score":
         print(f"chosen by the {objective}: {100 * section['objective']['value']:.2f}")
@@ -348,10 +357,14 @@ def _print_alternatives(choice: Selection, section: dict[str, Any], path: Path) 
     if "pareto" in section:
         # Each configuration once, from the fewest layers at which it is the best one.
         begins = [next(group) for _, group in itertools.groupby(section["pareto"]["points"], key=_origin)]
-        print(f"{len({_origin(p) for p in begins})} configuration(s) are on the front of score against mean exit layer")
-        _print_configurations(f"on the front from these layers on, under {choice.objective.under}", begins, path)
+        print(
+            f"{len({_origin(p) for p in begins})} configuration(s) are on the Pareto front of score against mean exit layer"
+        )
+        _print_configurations(
+            f"layers: where a configuration's part of the front begins, under {choice.objective.under}", begins, path
+        )
     elif choice.no_front:
-        print(f"no front of score against mean exit layer: {choice.no_front}")
+        print(f"no Pareto front of score against mean exit layer: {choice.no_front}")
 
 
 def _origin(point: dict[str, Any]) -> tuple[str, str]:

@@ -27,6 +27,9 @@ class Pruner(Protocol):
             config_id: The configuration.
             cell: (seed, fold) of its run.
             epoch: The reported epoch, from 0.
+
+        Returns:
+            False if the configuration is pruned.
         """
         ...
 

@@ -200,7 +200,7 @@ TABLE_6 = PaperTable("table6", "Early exits on images", "ResNet-56", _IMAGES, (*
 _CURVES = (PaperRow("PABEE", "pabee"), PaperRow("FastBERT", "fastbert"), PaperRow("LeeBERT", "clo-v2", role="subject"))
 TARGETS: Mapping[str, PaperTarget] = {target.name: target for target in (
     TABLE_1, TABLE_2, TABLE_4, TABLE_5, TABLE_6,
-    PaperFigure("figure2", "Mean layers against patience", "layers", ("mrpc",), _CURVES),
+    PaperFigure("figure2", "Mean exit layer against patience", "layers", ("mrpc",), _CURVES),
     PaperFigure("figure3", "Score against patience", "score", ("mrpc",), _CURVES),
     PaperFigure("figure4", "Score against patience", "score", ("sst2",), _CURVES),
 )}

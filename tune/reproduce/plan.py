@@ -48,7 +48,7 @@ _OWN_TRAINING = ("training.algorithm", "training.keep", "training.seed")
 
 @dataclasses.dataclass(frozen=True)
 class ReproductionRequest:
-    """The options of `leebert-tune reproduce`."""
+    """The options of `leebert-tune reproduce`, with the meaning, defaults and names of its command line (`set_` is `--set`)."""
 
     target: str
     task: str | None
@@ -147,7 +147,16 @@ class ReproductionPlan:
         return dataclasses.replace(self, kept=tuple(kept))
 
     def spec(self, part: Part, algorithms: Sequence[str], seeds: Sequence[int]) -> SweepSpec:
-        """Make the space of a sweep with these methods and seeds."""
+        """Make the space of one of the plan's sweeps.
+
+        Args:
+            part: The share of layers that its shortened networks keep.
+            algorithms: Its methods.
+            seeds: Its seeds.
+
+        Returns:
+            The validated space.
+        """
         raw = copy.deepcopy(self.common)  # `--set` changes its sections
         raw |= {"algorithms": list(algorithms), "seeds": list(seeds), "space": {}, "evaluate": "dev"}
         if any(uses_keep(method) for method in algorithms):

@@ -70,7 +70,13 @@ class Attempts:
         return placement(failures, training.batch_size // training.accumulate, self._gpus)
 
     def remove_checkpoints(self, config: str, cells: Iterable[tuple[int, int]], *, kept_ones: bool = False) -> None:
-        """Remove the checkpoints of these runs; `kept_ones`: even where the space keeps checkpoints."""
+        """Remove the checkpoints of some runs.
+
+        Args:
+            config: The configuration.
+            cells: (seed, fold) of each run.
+            kept_ones: Remove them even if the space keeps checkpoints.
+        """
         if kept_ones or not self._study.keep_checkpoints:
             for seed, fold in cells:
                 shutil.rmtree(checkpoint_folder(self._study.folder, config, seed, fold), ignore_errors=True)

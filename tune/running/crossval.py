@@ -216,15 +216,27 @@ def run_attempt(study: Study, attempt: Attempt) -> Iterator[list[LedgerRecord]]:
 
 
 def checkpoint_folder(folder: str, config: str, seed: int, fold: int) -> Path:
-    """Return the folder of a cell's checkpoints, which has a folder per attempt, so that each has one writer.
+    """Return the folder of a run's checkpoints, which has a folder per attempt, so that each has one writer.
 
-    The driver removes it at the cell's end, since a trial can't know whether its attempt still counts.
+    The driver removes it at the run's end, since a trial cannot know whether its attempt still counts.
+
+    Args:
+        folder: The sweep's folder.
+        config: The configuration.
+        seed: Seed of the run.
+        fold: Validation fold of the run.
     """
     return Path(folder) / "checkpoints" / f"{config}-s{seed}-f{fold}"
 
 
 def hang_file(folder: Path, config: str, attempt: str) -> Path:
-    """Return the file to which a hanging trial writes its stacks before it exits."""
+    """Return the file to which a hanging trial writes its stacks before it exits.
+
+    Args:
+        folder: The sweep's folder.
+        config: The configuration.
+        attempt: Name of the attempt.
+    """
     return folder / "hung" / f"{config}-{attempt}.txt"
 
 

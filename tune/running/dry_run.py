@@ -155,14 +155,14 @@ def print_plan(path: str, plan: dict[str, Any]) -> None:
     """Print a plan of :func:`plan` on stdout; `path` is the space's file."""
     count = plan["configurations"]
     print(
-        f"{path}: {plan['task']}, {plan['rows']} training rows, {plan['folds']} fold(s), {len(plan['seeds'])} seed(s)"
+        f"{path}: {plan['task']}, {plan['rows']} training samples, {plan['folds']} fold(s), {len(plan['seeds'])} seed(s)"
     )
     print(f"configurations  {count or 'as many as the budget allows'}")
     for line in plan["first"]:
         print(f"                {line}")
     if count and count > len(plan["first"]):
         print(f"                and {count - len(plan['first'])} more")
-    print(f"cells           {plan['cells'] or '?'}")
+    print(f"runs            {plan['cells'] or '?'} (one seed on one fold each)")
     print(
         f"θ updates       {plan['theta_updates'] if plan['theta_updates'] is not None else '?'} (at most; runs may stop early)"
     )
@@ -170,10 +170,11 @@ def print_plan(path: str, plan: dict[str, Any]) -> None:
     print(f"one update      {rates} (timed here, on {plan['timed_on']})")
     if plan["estimated_hours"] is not None:
         print(
-            f"time            about {plan['estimated_hours']:.2f} h, {plan['concurrent_trials']} trial(s) at a time on this machine (an estimate)"
+            f"time            about {plan['estimated_hours']:.2f} h, {plan['concurrent_trials']} trial(s) at a time here (an estimate)"
         )
     print(
-        f"memory          about {plan['memory_bytes'] / 1e9:.1f} GB for the largest configuration, {plan['largest']} (an estimate)"
+        f"memory          about {plan['memory_bytes'] / 1e9:.1f} GB (an estimate) for the largest configuration:\n"
+        f"                {plan['largest']}"
     )
     print(f"disk            about {plan['disk_bytes'] / 1e9:.2f} GB at most")
     for one in plan["still_weights"]:

@@ -165,7 +165,16 @@ class Recording:
         return load_space(self.space, overrides)
 
     def spec_with(self, pruner: str, searcher: str, overrides: Sequence[str] = ()) -> SweepSpec:
-        """Load the sweep's space with another pruner and searcher, and ``key=value`` overrides."""
+        """Load the sweep's space with another pruner and searcher.
+
+        Args:
+            pruner: Name of the pruner.
+            searcher: Name of the searcher.
+            overrides: Further assignments ``key=value``.
+
+        Returns:
+            The validated space.
+        """
         spec = self.spec()
         return self.spec(
             [_renamed("pruner", spec.pruner, pruner), _renamed("searcher", spec.searcher, searcher), *overrides]

@@ -53,7 +53,15 @@ class SimulatedSweep:
 
 @dataclasses.dataclass(frozen=True)
 class Simulation:
-    """The simulated sweeps over many orders of the configurations."""
+    """The simulated sweeps over many orders of the configurations.
+
+    Attributes:
+        sweep: Name of the recorded sweep.
+        settings: Pruner, searcher and concurrency, JSON-ready.
+        configurations: Number of recorded configurations.
+        left_out: Number of configurations that were not completed.
+        outcomes: One per order.
+    """
 
     sweep: str
     settings: Mapping[str, Any]
@@ -134,17 +142,18 @@ def print_simulation(summary: Mapping[str, Any]) -> None:
         print(f"{summary['left_out']} configurations of {summary['sweep']} are not completed and are omitted")
     print(
         f"{summary['sweep']}: {summary['configurations']} configurations in {summary['orders']} orders, "
-        f"{summary['concurrent']} at a time; searcher {summary['searcher']}, pruner {summary['pruner']['name']}"
+        f"{summary['concurrent']} at a time"
     )
+    print(f"searcher {summary['searcher']}, pruner {summary['pruner']['name']}")
     print(
-        f"spent   {spent['mean']:.1f} % of the fold-epochs (sd {spent['sd']:.1f}, "
-        f"5 % to 95 % of the orders: {spent['p05']:.1f} to {spent['p95']:.1f})"
+        f"trained {spent['mean']:.1f} % of the fold-epochs (sd {spent['sd']:.1f}; "
+        f"{spent['p05']:.1f} to {spent['p95']:.1f} in 90 % of the orders)"
     )
     print(f"pruned  {summary['pruned']:.1f} configurations")
     print(
-        f"picked  {regret['mean']:.3f} points below the best (95 % of the orders: at most {regret['p95']:.2f}); "
-        f"the best itself in {summary['best_picked_pct']:.0f} %"
+        f"score   {regret['mean']:.3f} points below the best on average (at most {regret['p95']:.2f} in 95 % of the orders)"
     )
+    print(f"best    selected in {summary['best_picked_pct']:.0f} % of the orders")
 
 
 def replay(

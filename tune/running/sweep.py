@@ -90,13 +90,13 @@ def new_sweep(spec: SweepSpec, name: str, *, address: str | None = None, device:
     tracker = tracker_for(spec, name)
     prepared = prepare(spec, storage / ".tokens")
     log.info(
-        f"{spec.task_name}: {prepared.facts['rows']} rows, {spec.folds} fold(s), {len(spec.seeds)} seed(s), "
+        f"{spec.task_name}: {prepared.facts['rows']} samples, {spec.folds} fold(s), {len(spec.seeds)} seed(s), "
         f"{spec.planned or 'any number of'} configurations"
     )
     if prepared.facts["truncated_rows"]:
-        log.info(f"{prepared.facts['truncated_rows']} rows are cut at {spec.max_length} tokens")
+        log.info(f"{prepared.facts['truncated_rows']} samples are truncated to {spec.max_length} tokens")
     start_ray(address)
-    check_versions(address, packages=prepared.outside.packages)
+    check_versions(address)
     check_plugins(address, prepared.outside)
     check_resources(spec.resources.cpus, spec.resources.gpus)
     warn_of_crowding(spec)
@@ -165,7 +165,7 @@ def resume_sweep(
         ):
             log.warning(f"warning: {line}, so new runs may differ from old ones in their last digits")
         start_ray(address)
-        check_versions(address, packages=prepared.outside.packages)
+        check_versions(address)
         check_plugins(address, prepared.outside)
         check_resources(spec.resources.cpus, spec.resources.gpus)
         repaired = _to_repair(folder, state, repair)

@@ -19,7 +19,14 @@ class Searcher(Protocol):
     """Suggests configurations without own state: after a restart, the same history gives the same suggestions."""
 
     def suggest(self, history: History) -> dict[str, Any] | None:
-        """Return the effective values of a configuration that is not in the history; None if there are no more."""
+        """Suggest a configuration that is not in the history.
+
+        Args:
+            history: All configurations so far, in the order of their suggestion.
+
+        Returns:
+            Option → value, with the options that the configuration's method uses; None if there are no more configurations.
+        """
         ...
 
 

@@ -107,7 +107,7 @@ class SweepFields(Frozen):
     )
     backbone: str = Field(
         min_length=1,
-        description="A hub id (with optional @revision), a folder, or package:NAME/path; for images a name as resnet56.",
+        description="A hub id (with optional @revision), a folder, or package:NAME/path; for images a name such as resnet56.",
     )
     pooling: Pooling = Field(
         default="pooler",
@@ -175,7 +175,12 @@ class SweepFields(Frozen):
         return int(self.training.get("max_epochs", TrainConfig.model_fields["max_epochs"].default))
 
     def train_config(self, values: Mapping[str, Any], seed: int = 0) -> TrainConfig:
-        """Return the training configuration: a configuration's values over the fixed options of `training`."""
+        """Return the training configuration of a run.
+
+        Args:
+            values: Option → value of the configuration; they override the fixed options of `training`.
+            seed: Seed of the run.
+        """
         return train_config(self.training, values, seed)
 
     def cells(self) -> tuple[tuple[int, int], ...]:
@@ -234,11 +239,21 @@ class SweepFields(Frozen):
                     yield values
 
     def configuration(self, algorithm: str, chosen: Mapping[str, Any]) -> dict[str, Any]:
-        """Return an effective configuration: the method and those values that it uses, in the file's order."""
+        """Return an effective configuration: the method, and the values that it uses, in the file's order.
+
+        Args:
+            algorithm: Name of the method.
+            chosen: Option → value, for all options of `space`.
+        """
         return effective({"algorithm": algorithm, **{option: chosen[option] for option in self.space}})
 
     def cell_updates(self, values: Mapping[str, Any], train_rows: int) -> int:
-        """Return the θ updates of one run without early stopping: epochs of all stages × ⌊training samples / 2B⌋."""
+        """Return the θ updates of one run without early stopping: epochs of all stages × ⌊training samples / 2B⌋.
+
+        Args:
+            values: Option → value of the configuration.
+            train_rows: Samples of the training split, before a subset is taken.
+        """
         config = self.train_config(values)
         rows = min(train_rows, self.data.subset.rows) if self.data.subset else train_rows
         training_folds, folds = (self.folds - 1, self.folds) if self.folds > 1 else (9, 10)

@@ -43,7 +43,16 @@ def load_space(path: str | Path, overrides: Sequence[str] = ()) -> SweepSpec:
 
 
 def make_space(raw: dict[str, Any], overrides: Sequence[str], where: str) -> SweepSpec:
-    """Make a sweep from a mapping, as :func:`load_space`; `where` replaces the file in errors. It changes `raw`."""
+    """Make a search space from a mapping, as :func:`load_space` does from a file.
+
+    Args:
+        raw: The keys and values; changed in place.
+        overrides: Assignments `key=value`, as of `--set`.
+        where: The name of the mapping in errors.
+
+    Returns:
+        The validated space.
+    """
     return _spec(raw, overrides, where, [])
 
 

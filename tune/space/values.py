@@ -57,9 +57,15 @@ class ValueList:
 
 @dataclasses.dataclass(frozen=True)
 class Range:
-    """Every number from `low` to `high`, both included; only whole numbers if the option takes an integer.
+    """Every number of an interval; only whole numbers if the option takes an integer.
 
-    Written ``{range: [low, high]}``, with an optional `step`, or ``{log_range: [low, high]}``, uniform in the logarithm.
+    Written ``{range: [low, high]}``, with an optional `step`, or ``{log_range: [low, high]}``.
+
+    Attributes:
+        low: The smallest number.
+        high: The largest number.
+        step: Distance of the numbers; None: every number.
+        log: Whether draws are uniform in the logarithm.
     """
 
     low: int | float
@@ -112,7 +118,19 @@ Models = Sequence[type[BaseModel]]
 
 
 def coerce(option: str, value: Any, models: Models) -> Scalar:
-    """Convert a value as its option's fields do ("1e-5" is a float). ValueError with what a field expects."""
+    """Convert a value as the fields of its option do: "1e-5" becomes a float.
+
+    Args:
+        option: Name of the option.
+        value: The value, as read from a file.
+        models: The configurations of the methods that use the option.
+
+    Returns:
+        The converted value.
+
+    Raises:
+        ValueError: The value is invalid; the message says what is expected.
+    """
     if isinstance(value, bool) and any(kind in (int, float) for kind in _kinds(option, models)):
         raise ValueError("should be a number")  # pydantic would convert true to 1
     try:

@@ -106,7 +106,15 @@ class SweepFolder:
 
     @classmethod
     def refuse_taken(cls, storage: Path, name: str) -> None:
-        """Raise SweepError for the name of an existing sweep, with the command that resumes it."""
+        """Refuse the name of an existing sweep.
+
+        Args:
+            storage: The folder of the sweeps.
+            name: The name.
+
+        Raises:
+            SweepError: The name is taken; the message has the command that resumes that sweep.
+        """
         if (storage / check_name(name)).exists():
             raise SweepError(
                 f"a sweep named {name!r} exists in {storage}; resume it by: leebert-tune resume {name}"
@@ -116,7 +124,19 @@ class SweepFolder:
     @classmethod
     @contextlib.contextmanager
     def create(cls, storage: Path, name: str) -> Iterator[SweepFolder]:
-        """Create a new sweep's folder; it is renamed to its final name, atomically, after the caller has filled it."""
+        """Create a new sweep's folder; it is renamed to its final name, atomically, after the caller has filled it.
+
+        Args:
+            storage: The folder of the sweeps.
+            name: Name of the sweep.
+
+        Yields:
+            The hidden folder to fill.
+
+        Raises:
+            SweepError: The name is taken or invalid.
+            StorageError: The storage cannot be written.
+        """
         cls.refuse_taken(storage, name)
         unfinished = storage / f".{name}.{secrets.token_hex(4)}"
         try:
@@ -134,7 +154,18 @@ class SweepFolder:
 
     @classmethod
     def find(cls, name: str, storage: str | None = None) -> SweepFolder:
-        """Find an existing sweep by its name in the storage, or by its path."""
+        """Find an existing sweep.
+
+        Args:
+            name: Its name in the storage, or the path of its folder.
+            storage: The folder of the sweeps; None: LEEBERT_STORAGE, else ./sweeps.
+
+        Returns:
+            The sweep's folder, with a checked layout.
+
+        Raises:
+            SweepError: There is no such sweep, or its folder is damaged.
+        """
         as_path = Path(name)
         path = as_path if (as_path / "manifest.json").exists() else storage_root(storage) / name
         if "/" not in name and not (path / "manifest.json").exists():

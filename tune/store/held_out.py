@@ -30,12 +30,25 @@ NAMED = 3
 
 
 def held_out_path(folder: Path, cell_end: Mapping[str, Any]) -> Path:
-    """Return the path of a finished run's validation logits, by its end record. KeyError for a diverged run."""
+    """Return the path of a finished run's validation logits.
+
+    Args:
+        folder: The sweep's folder.
+        cell_end: The record of the run's end.
+
+    Raises:
+        KeyError: The run has diverged, so it has no logits.
+    """
     return folder / HELD_OUT / Path(cell_end["held_out"]).name
 
 
 def evaluated_paths(folder: Path, cell_end: Mapping[str, Any]) -> dict[str, Path]:
-    """Return the paths of the logits of a finished run's best epoch, by evaluation split."""
+    """Return the paths of the logits of a finished run's best epoch, by evaluation split.
+
+    Args:
+        folder: The sweep's folder.
+        cell_end: The record of the run's end.
+    """
     return {split: folder / EVALUATED / Path(name).name for split, name in cell_end.get("evaluated", {}).items()}
 
 
@@ -106,7 +119,14 @@ def _contents(path: Path, digest: str | None) -> bytes:
 
 
 def cell_logits(folder: Path, cell_end: Mapping[str, Any]) -> tuple[RecordedLogits, np.ndarray]:
-    """Read the validation logits of a finished run and their row numbers, checked against its end record.
+    """Read the validation logits of a finished run, and check them against its end record.
+
+    Args:
+        folder: The sweep's folder.
+        cell_end: The record of the run's end.
+
+    Returns:
+        The logits, and the row numbers (N,) of their samples in the training split.
 
     Raises:
         SweepError: As :func:`load_held_out`.
@@ -117,7 +137,15 @@ def cell_logits(folder: Path, cell_end: Mapping[str, Any]) -> tuple[RecordedLogi
 
 
 def evaluated_logits(folder: Path, cell_end: Mapping[str, Any]) -> dict[str, RecordedLogits]:
-    """Read the logits of a finished run's evaluation splits, by split. Raises as :func:`load_held_out`."""
+    """Read the logits of a finished run's evaluation splits, by split.
+
+    Args:
+        folder: The sweep's folder.
+        cell_end: The record of the run's end.
+
+    Raises:
+        SweepError: As :func:`load_held_out`.
+    """
     return {split: _checked(path, cell_end)[0] for split, path in evaluated_paths(folder, cell_end).items()}
 
 
@@ -126,7 +154,15 @@ def _checked(path: Path, cell_end: Mapping[str, Any]) -> tuple[RecordedLogits, n
 
 
 def damaged(folder: Path, cells: Mapping[CellKey, LedgerRecord]) -> dict[CellKey, str]:
-    """Return the finished runs with a missing or damaged file, with the problem of their first such file."""
+    """Find the finished runs with a missing or damaged file.
+
+    Args:
+        folder: The sweep's folder.
+        cells: Records of the runs' ends.
+
+    Returns:
+        Run → the problem of its first such file.
+    """
     problems = {}
     for key, record in cells.items():
         paths = [held_out_path(folder, record)] if "held_out" in record else []  # others have diverged

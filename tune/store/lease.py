@@ -88,7 +88,18 @@ class Lease:
 
     @classmethod
     def take(cls, folder: Path, *, take_over: bool = False) -> Lease:
-        """Take the next lease. LeaseError while another driver is alive (unless `take_over`) or takes it first."""
+        """Take the next lease.
+
+        Args:
+            folder: The sweep's folder.
+            take_over: Take it even if another driver seems to be alive.
+
+        Returns:
+            The lease, to be renewed and released.
+
+        Raises:
+            LeaseError: Another driver is alive, or takes the lease first.
+        """
         before = holder(folder)
         if before is not None and not take_over:
             alive = before.alive
@@ -161,7 +172,15 @@ def _path(folder: Path, number: int) -> Path:
 
 
 def watch(folder: Path, before: Holder) -> bool:
-    """Watch whether a lease is renewed, by this process's own clock only."""
+    """Watch a lease for some seconds, by this process's own clock only.
+
+    Args:
+        folder: The sweep's folder.
+        before: The holder of the lease.
+
+    Returns:
+        Whether the lease was renewed, so that its driver is alive.
+    """
     end = time.monotonic() + WATCHED
     while time.monotonic() < end:
         time.sleep(0.5)

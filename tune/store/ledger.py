@@ -382,7 +382,13 @@ class SweepState:
         return "running" if driven else str((self.end or {}).get("status", "died"))
 
     def recorded_epochs(self, config: str, seed: int, fold: int) -> set[int]:
-        """Return the recorded epochs of a run."""
+        """Return the recorded epochs of a run, from 0.
+
+        Args:
+            config: The configuration.
+            seed: Seed of the run.
+            fold: Validation fold of the run.
+        """
         return set(self.epochs.get((config, seed, fold), ()))
 
     def last_attempt(self, config: str) -> int:

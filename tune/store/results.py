@@ -31,7 +31,20 @@ def schema() -> Any:
 def cell_table(
     sweep: str, task: str, config: str, algorithm: str, seed: int, fold: int, epochs: dict[int, LedgerRecord]
 ) -> Any:
-    """Return one run's rows: every epoch, exit (from 1) and metric; `score` is the task's metric."""
+    """Make the rows of one run: every epoch, exit (from 1) and metric; `score` is the task's metric.
+
+    Args:
+        sweep: Name of the sweep.
+        task: Name of the task.
+        config: The configuration.
+        algorithm: Name of its method.
+        seed: Seed of the run.
+        fold: Validation fold of the run.
+        epochs: Epoch, from 0 → its record.
+
+    Returns:
+        A pyarrow table.
+    """
     import numpy as np
     import pyarrow as pa
 
@@ -56,7 +69,14 @@ def cell_table(
 
 
 def write(path: Path, state: SweepState, sweep: str, task: str) -> None:
-    """Write the table run by run, in place of an older one, atomically."""
+    """Write the table run by run, in place of an older one, atomically.
+
+    Args:
+        path: The Parquet file.
+        state: The sweep's state, with the records of epochs.
+        sweep: Name of the sweep.
+        task: Name of the task.
+    """
     import pyarrow.parquet as pq
 
     # Without fsync: it can be written again from the ledger at any time.

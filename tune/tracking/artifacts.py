@@ -56,7 +56,18 @@ def deliver(
     tracking_uri: str | None = None,
     experiment: str | None = None,
 ) -> Path:
-    """Write a page and log it to its sweeps' runs in MLflow; report an error there without raising it."""
+    """Write a page and log it to its sweeps' runs in MLflow; report an error there without raising it.
+
+    Args:
+        page: The page.
+        path: The file to write.
+        folders: The sweeps.
+        tracking_uri: MLflow's address; None: each sweep's own.
+        experiment: Name of the experiment; None: each sweep's own.
+
+    Returns:
+        The written file.
+    """
     page.write(path)
     for folder in folders:
         spec = spec_of(folder)

@@ -21,6 +21,8 @@ class TrackingEvent:
 
 @dataclasses.dataclass(frozen=True)
 class SweepStarted(TrackingEvent):
+    """A sweep starts or resumes. `params` are its fixed settings, `note` is the description of its run."""
+
     params: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     note: str = ""
 
@@ -36,6 +38,8 @@ class ConfigStarted(TrackingEvent):
 
 @dataclasses.dataclass(frozen=True)
 class CellStarted(TrackingEvent):
+    """A run (one seed on one fold) starts. `attempt` counts from 1; `placement` is empty unless memory ran out before."""
+
     config_id: str
     seed: int
     fold: int
@@ -60,6 +64,8 @@ class Epoch(TrackingEvent):
 
 @dataclasses.dataclass(frozen=True)
 class CellEnded(TrackingEvent):
+    """A run (one seed on one fold) ends."""
+
     config_id: str
     seed: int
     fold: int
@@ -79,9 +85,17 @@ class ConfigEnded(TrackingEvent):
 
 @dataclasses.dataclass(frozen=True)
 class Summary(TrackingEvent):
-    """Results over many configurations, under full names (`paired/diff`); `depth` by layer from 1.
+    """Results over many configurations.
 
     A summary with the same label and other contents replaces the old one.
+
+    Attributes:
+        label: Subject of the summary, unique within the sweep.
+        metrics: Values by full name, such as `paired/diff_pct`.
+        depth: Values by layer, from 1, by full name.
+        algorithm: The method; None for a difference of two.
+        colour: Colour in charts; None: the method's.
+        note: Description of its run.
     """
 
     label: str
@@ -101,13 +115,21 @@ class SavedViews(TrackingEvent):
 
 @dataclasses.dataclass(frozen=True)
 class SweepEnded(TrackingEvent):
+    """A sweep's session ends. `note` replaces the description of its run, if it is not empty."""
+
     status: Literal["finished", "stopped", "failed"]
     note: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
 class View:
-    """One saved view: `slug` names it in addresses, `name` in the menu; `state` is what MLflow restores."""
+    """One saved view.
+
+    Attributes:
+        slug: Its name in addresses.
+        name: Its name in MLflow's menu.
+        state: The selection of runs, charts and columns, as MLflow stores it.
+    """
 
     slug: str
     name: str

@@ -75,7 +75,16 @@ class MemoryStore:
 
 
 def expected_runs(events: Iterable[TrackingEvent], sweep: str, task: str) -> dict[Key, ExpectedRun]:
-    """Compute the runs that these events create on a server; saved views create none."""
+    """Compute the runs that events create on a server; saved views create none.
+
+    Args:
+        events: All events of a sweep, in order.
+        sweep: Name of the sweep.
+        task: Name of the task.
+
+    Returns:
+        The runs by key.
+    """
     store = MemoryStore()
     writer = RunWriter.into(store, sweep, task)
     for event in events:
@@ -85,10 +94,18 @@ def expected_runs(events: Iterable[TrackingEvent], sweep: str, task: str) -> dic
 
 
 def in_parts(events: Sequence[TrackingEvent], sweep: str, task: str, most: int) -> Iterator[dict[Key, ExpectedRun]]:
-    """Compute all runs of a sweep's events, those of at most `most` folds at a time (at least one configuration).
+    """Compute all runs of a sweep's events in parts, so that a large sweep's values are never in memory all at once.
 
-    The values of a large sweep are thus never in memory all at once. First come the runs of no configuration: their end
-    depends on every configuration, but not on the metrics of its epochs.
+    First come the runs of no configuration: their end depends on every configuration, but not on the metrics of its epochs.
+
+    Args:
+        events: All events of the sweep, in order.
+        sweep: Name of the sweep.
+        task: Name of the task.
+        most: Largest number of folds of a part; a part has at least one configuration.
+
+    Yields:
+        The runs of a part, by key.
     """
     outline = (dataclasses.replace(e, metrics=dict) if isinstance(e, Epoch) else e for e in events)
     runs = expected_runs(outline, sweep, task)

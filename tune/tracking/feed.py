@@ -96,7 +96,18 @@ def _open_cells(config: str, status: Any, state: SweepState, time_ms: int) -> It
 def config_ended(
     config: str, status: Any, state: SweepState, time_ms: int = 0, curve_of: CurveOf = stored
 ) -> ConfigEnded:
-    """Return a configuration's results from its finished runs."""
+    """Collect a configuration's results from its finished runs.
+
+    Args:
+        config: The configuration.
+        status: Its state.
+        state: The sweep's state.
+        time_ms: Time of its end, in ms since 1970.
+        curve_of: Returns the curve of a run from the record of its end.
+
+    Returns:
+        The event for MLflow.
+    """
     cells = [r for r in state.cells_of.get(config, []) if r["score"] is not None]
     metrics: dict[str, float] = {"cv/cells": float(len(cells))}
     depth: dict[str, list[float]] = {}

@@ -14,9 +14,17 @@ Point = tuple[int, float]  # step, value
 
 
 def histories(store: Any, run_ids: Sequence[str], metric: str) -> dict[str, list[Point]]:
-    """Read all points of a metric by run, without runs that have none.
+    """Read all points of a metric.
 
     Raises the store's errors; if one of the runs was deleted, MLflow refuses the whole request.
+
+    Args:
+        store: MLflow's store.
+        run_ids: The MLflow runs.
+        metric: Name of the metric.
+
+    Returns:
+        Run id → (step, value) of each point, without runs that have none.
     """
     by_run: dict[str, list[Point]] = {}
     for start in range(0, len(run_ids), RUNS):

@@ -23,7 +23,16 @@ _PLACEHOLDERS = {"{exit}": r"\d{2,}", "{term}": r"\w+", "{option}": r"\w+", "{sp
 
 @dataclasses.dataclass(frozen=True)
 class Name:
-    """One entry of the list: the meaning of a name, its unit, its step, and the kinds of run that have it."""
+    """One entry of the list of names that a sweep writes to MLflow.
+
+    Attributes:
+        family: `metric`, `param` or `tag`.
+        pattern: The name, with placeholders in braces.
+        runs: Kinds of MLflow run that have it.
+        unit: Its unit.
+        step: What its steps count; `none`: a single value.
+        meaning: One clause for the documents.
+    """
 
     family: Family
     pattern: str
@@ -165,7 +174,11 @@ NAMES: tuple[Name, ...] = (
     _tag("best_digest", ("refit",), "digest of the best file"),
     _tag("code", ("refit",), "version of this package, and a digest of its sources"),
     _tag("digest", ("summary",), "digest of its contents: an unchanged summary is not written again"),
-    _tag("mlflow.parentRunId", ("config", "fold", "summary"), "the run above it: sweep, then config, then fold"),
+    _tag(
+        "mlflow.parentRunId",
+        ("config", "fold", "summary"),
+        "the parent run: the sweep of a configuration, the configuration of a fold",
+    ),
     _tag(
         "mlflow.runColor",
         ("config", "fold", "summary", "refit"),
@@ -182,7 +195,15 @@ def find(family: Family, name: str) -> Name | None:
 
 
 def exit_metric(quantity: str, exit: int) -> str:
-    """``exit_metric("score", 3) -> "score/exit_03"``: exits count from 1 in names."""
+    """Return the name of an exit's metric: ``exit_metric("score", 3)`` is ``"score/exit_03"``.
+
+    Args:
+        quantity: First part of the name.
+        exit: The exit, from 1.
+
+    Raises:
+        ValueError: The exit is below 1.
+    """
     if exit < 1:
         raise ValueError(f"exits count from 1 in names, not from {exit}")
     return f"{quantity}/exit_{exit:02d}"
@@ -194,7 +215,13 @@ def config_prefix(algorithm: str, index: int) -> str:
 
 
 def config_run_name(algorithm: str, index: int, config_id: str) -> str:
-    """Return ``CLO-v2 04 · 1f3a``: unique in the sweep by its index; the digest is the same in every sweep."""
+    """Return ``CLO-v2 04 · 1f3a``: unique in the sweep by its index; the digest is the same in every sweep.
+
+    Args:
+        algorithm: Name of the method.
+        index: Number of the configuration, in the order of suggestion, from 0.
+        config_id: Digest of the configuration.
+    """
     return f"{config_prefix(algorithm, index)} · {config_id}"
 
 
@@ -204,12 +231,25 @@ def prefix_of(run_name: str) -> str:
 
 
 def fold_run_name(prefix: str, seed: int, fold: int) -> str:
-    """Return ``CLO-v2 04 s0 f1``."""
+    """Return ``CLO-v2 04 s0 f1``.
+
+    Args:
+        prefix: What :func:`config_prefix` returned.
+        seed: Seed of the run.
+        fold: Validation fold of the run.
+    """
     return f"{prefix} s{seed} f{fold}"
 
 
 def refit_run_name(task: str, algorithm: str, seed: int, number: int = 1) -> str:
-    """Return ``Refit · mrpc CLO-v2 s0``, with ``no. 2`` and so on for further runs of that name."""
+    """Return ``Refit · mrpc CLO-v2 s0``, with ``no. 2`` and so on for further runs of that name.
+
+    Args:
+        task: Name of the task.
+        algorithm: Name of the method.
+        seed: Seed of the model.
+        number: Number of the run among those of this name, from 1.
+    """
     return f"Refit · {task} {algorithm_label(algorithm)} s{seed}" + (f" no. {number}" if number > 1 else "")
 
 

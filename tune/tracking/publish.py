@@ -79,7 +79,15 @@ def show(
     tracking_uri: str | None = None,
     experiment: str | None = None,
 ) -> dict[str, Any]:
-    """Write only the current views of a sweep that MLflow has; return a JSON-ready summary.
+    """Write only the current views of a sweep that MLflow has.
+
+    Args:
+        folder: The sweep's folder.
+        tracking_uri: MLflow's address; None: the sweep's own.
+        experiment: Name of the experiment; None: the sweep's own.
+
+    Returns:
+        A JSON-ready summary.
 
     Raises:
         SweepError: The sweep has no configurations.

@@ -46,7 +46,12 @@ def rebuild(
     tracking_uri: str | None = None,
     experiment: str | None = None,
 ) -> dict[str, Any]:
-    """Send what MLflow lacks of a sweep without a driver, read everything back, and mend what differs.
+    """Send what MLflow lacks of a sweep without a driver, read everything back, and correct what differs.
+
+    Args:
+        folder: The sweep's folder.
+        tracking_uri: MLflow's address; None: the sweep's own.
+        experiment: Name of the experiment; None: the sweep's own.
 
     Returns:
         A JSON-ready summary. `unsent` counts events for which the server was unreachable, `mended` the runs that differed
@@ -123,7 +128,16 @@ def with_newest_results(events: Sequence[TrackingEvent]) -> list[TrackingEvent]:
 def write_missing(
     tracker: Tracker, events: Sequence[TrackingEvent], may_send: Callable[[], None]
 ) -> tuple[int, list[RunDifference]]:
-    """Mend until nothing differs; return the number of mended runs, and the differences after the last attempt."""
+    """Correct MLflow until nothing differs from the ledger, or an attempt makes no progress.
+
+    Args:
+        tracker: The sweep's tracker.
+        events: All events of the sweep, in order.
+        may_send: Raises if this process may no longer write.
+
+    Returns:
+        Number of corrected runs, and the differences after the last attempt.
+    """
     assert tracker.experiment_id is not None
     audit = Audit(
         tracker.uri,
@@ -142,7 +156,7 @@ def write_missing(
         if not remaining:
             return len(runs), []
         if not runs:
-            log.info(f"mending {len({one.run for one in remaining})} runs in MLflow that differ from the ledger")
+            log.info(f"correcting {len({one.run for one in remaining})} runs in MLflow that differ from the ledger")
         runs |= {one.run for one in remaining}
         if any(one.absent for one in remaining):
             again = tracker.again()

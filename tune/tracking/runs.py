@@ -81,7 +81,16 @@ class RunWriter:
 
     @classmethod
     def into(cls, store: Any, sweep: str, task: str) -> RunWriter:
-        """Make a writer into an empty store without an address."""
+        """Make a writer into an empty store without an address.
+
+        Args:
+            store: The store.
+            sweep: Name of the sweep.
+            task: Name of the task.
+
+        Returns:
+            The writer.
+        """
         writer = cls("", "", sweep, task)
         writer._store, writer.experiment_id, writer._runs = store, "", {}
         return writer
@@ -333,7 +342,16 @@ class RunWriter:
 
 
 def runs_of(store: Any, experiment_id: str | None, sweep: str) -> Iterator[Any]:
-    """Iterate over MLflow's runs of a sweep, the oldest first, with a request per 250."""
+    """Iterate over MLflow's runs of a sweep, the oldest first, with a request per 250.
+
+    Args:
+        store: MLflow's store.
+        experiment_id: Id of the experiment.
+        sweep: Name of the sweep.
+
+    Yields:
+        MLflow runs.
+    """
     from mlflow.entities import ViewType
 
     token = None

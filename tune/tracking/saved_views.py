@@ -32,8 +32,15 @@ class ViewsRefused(Exception):
 def save(store: Any, uri: str, experiment_id: str, sweep: str, views: Sequence[View]) -> None:
     """Write missing and changed views, and their links.
 
+    Args:
+        store: MLflow's store.
+        uri: MLflow's address.
+        experiment_id: Id of the experiment.
+        sweep: Name of the sweep.
+        views: The views.
+
     Raises:
-        ViewsRefused: If MLflow accepts no such tags. Any other exception may be temporary; calling again completes it.
+        ViewsRefused: MLflow accepts no such tags. Any other exception may be temporary; calling again completes it.
     """
     experiment = store.get_experiment(experiment_id)
     try:
@@ -50,7 +57,21 @@ def save(store: Any, uri: str, experiment_id: str, sweep: str, views: Sequence[V
 
 
 def save_now(uri: str, experiment: str, sweep: str, views: Sequence[View], *, command: str) -> str:
-    """Write the views of a sweep that MLflow has; return the experiment's id. TrackingError if that is impossible."""
+    """Write the views of a sweep that MLflow has.
+
+    Args:
+        uri: MLflow's address.
+        experiment: Name of the experiment.
+        sweep: Name of the sweep.
+        views: The views.
+        command: The command that fills MLflow, for messages.
+
+    Returns:
+        The experiment's id.
+
+    Raises:
+        TrackingError: MLflow lacks the sweep, or refuses its views.
+    """
     with readable_errors(uri):
         store, run = existing_run(uri, experiment, sweep, "config", command=command)
         try:
@@ -61,7 +82,14 @@ def save_now(uri: str, experiment: str, sweep: str, views: Sequence[View], *, co
 
 
 def links(uri: str, experiment_id: str, sweep: str, views: Sequence[View]) -> dict[str, str]:
-    """Return each view's address by its name; for a database the default address of `mlflow ui`."""
+    """Return each view's address by its name; for a database the default address of `mlflow ui`.
+
+    Args:
+        uri: MLflow's address.
+        experiment_id: Id of the experiment.
+        sweep: Name of the sweep.
+        views: The views.
+    """
     base = redact(uri).rstrip("/") if is_server(uri) else LOCAL_UI
     return {view.name: f"{base}/{_fragment(experiment_id, sweep, view)}" for view in views}
 
@@ -88,7 +116,17 @@ def _set(store: Any, experiment_id: str, key: str, value: str) -> None:
 
 
 def lacking(store: Any, experiment_id: str, sweep: str, views: Sequence[View]) -> int:
-    """Count the missing and changed tags of the views and their links."""
+    """Count the missing and changed tags of the views and their links.
+
+    Args:
+        store: MLflow's store.
+        experiment_id: Id of the experiment.
+        sweep: Name of the sweep.
+        views: The views.
+
+    Returns:
+        Number of tags.
+    """
     return len(_changes(store.get_experiment(experiment_id).tags, experiment_id, sweep, views))
 
 

@@ -92,9 +92,14 @@ def is_server(uri: str) -> bool:
 
 
 def experiment_url(uri: str, experiment_id: str, sweep: str | None = None) -> str | None:
-    """Return the page that compares an experiment's (or one sweep's) configurations in charts; None without a server.
+    """Return the page that compares configurations in charts; None without a server.
 
     Without `workflowType` MLflow would open its page for language-model applications.
+
+    Args:
+        uri: MLflow's address.
+        experiment_id: Id of the experiment.
+        sweep: Name of the sweep; None: all sweeps of the experiment.
     """
     if not is_server(uri):
         return None
@@ -109,7 +114,16 @@ def quoted(text: str) -> str:
 
 
 def open_store(uri: str, connect_seconds: float = CONNECT_SECONDS, read_seconds: float = READ_SECONDS) -> Any:
-    """Open MLflow's low-level store for a URI; a missing SQLite database is created, once."""
+    """Open MLflow's low-level store; a missing SQLite database is created, once.
+
+    Args:
+        uri: MLflow's address.
+        connect_seconds: Longest time to connect to a server.
+        read_seconds: Longest time to wait for its response.
+
+    Returns:
+        The store.
+    """
     if is_server(uri):
         return _one_request_store(uri, (connect_seconds, read_seconds))
     from mlflow.tracking._tracking_service.utils import _get_store
@@ -144,7 +158,15 @@ def _create_database(uri: str, file: Path) -> None:
 
 
 def ensure_experiment(store: Any, name: str) -> str:
-    """Return the id of an experiment, creating a missing one; two sweeps may do so at the same time."""
+    """Return the id of an experiment, creating a missing one; two sweeps may do so at the same time.
+
+    Args:
+        store: MLflow's store.
+        name: Name of the experiment.
+
+    Raises:
+        TrackingError: The experiment was deleted.
+    """
     from mlflow.exceptions import MlflowException
 
     existing = store.get_experiment_by_name(name)
@@ -320,18 +342,18 @@ def _answer(api: Any, endpoint: str, response: Any) -> Any:
             raise
         raise ForeignAnswer(str(error), error.error_code) from None
     if not isinstance(body, dict):
-        raise ForeignAnswer(f"{endpoint}: the answer is not a JSON object: {response.text[:200]!r}")
+        raise ForeignAnswer(f"{endpoint}: the response is not a JSON object: {response.text[:200]!r}")
     answer = api.Response()
     try:
         parse_dict(js_dict=body, message=answer)
     except Exception as error:  # protobuf raises its own error and several of Python's
-        raise ForeignAnswer(f"{endpoint} was answered by {response.text[:200]!r}: {error}") from None
+        raise ForeignAnswer(f"{endpoint} responded with {response.text[:200]!r}: {error}") from None
     value: Any = answer
     for part in _REQUIRED_FIELDS.get(api.DESCRIPTOR.name, ()):
         value = getattr(value, part)
     if value == "":
         raise ForeignAnswer(
-            f"{endpoint} was answered by {response.text[:200]!r}, without the fields of MLflow's answer"
+            f"{endpoint} responded with {response.text[:200]!r}, without the fields of MLflow's response"
         )
     return answer
 
@@ -345,7 +367,7 @@ def _points(endpoint: str, response: Any) -> list[dict[str, Any]] | None:
     try:
         return list(json.loads(response.text)["metrics"])
     except (ValueError, LookupError, TypeError):  # MLflow always returns the list, even if empty
-        raise ForeignAnswer(f"{endpoint} was answered by {response.text[:200]!r}") from None
+        raise ForeignAnswer(f"{endpoint} responded with {response.text[:200]!r}") from None
 
 
 def without_credentials(uri: str) -> tuple[str, dict[str, str]]:

@@ -93,7 +93,16 @@ def view_key(sweep: str, view: View) -> str:
 
 
 def encoded(view: View, created: int, updated: int) -> str:
-    """Encode a view as the value of an experiment's tag; times are in ms."""
+    """Encode a view as the value of an experiment's tag.
+
+    Args:
+        view: The view.
+        created: Time of its creation, in ms since 1970.
+        updated: Time of its last change, in ms since 1970.
+
+    Returns:
+        The value of the tag.
+    """
     packed = base64.b64encode(zlib.compress(json.dumps(view.state, sort_keys=True).encode())).decode()
     whole = {"name": view.name, "createdAt": created, "updatedAt": updated, "state": _ENCODED + packed}
     return json.dumps(whole)

@@ -207,10 +207,3 @@ def write_demo(folder: str | Path, rows: int = 600, dev_rows: int = 200, seed: i
         text = "".join(json.dumps(row) + "\n" for row in pairs)
         (folder / f"{name}.jsonl").write_text(text, encoding="utf-8", newline="\n")
     return demo_task(folder)
-
-
-if __name__ == "__main__":
-    import sys
-
-    # Small enough for a sweep in minutes on two cores.
-    write_demo(sys.argv[1], rows=520, dev_rows=170)

@@ -1,0 +1,187 @@
+"""Fill the tables and draw the picture of weights.md from weights/runs.parquet: `python docs/results/weights.py`.
+
+`benchmarks/weights.py` writes the Parquet file. Methods and options that it holds appear without a change here.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+
+mpl.use("Agg")
+import matplotlib.pyplot as plt
+
+from leebert.data.synthetic.known_weights import PROBLEMS
+from leebert.methods import METHODS
+from tune.analysis.labels import algorithm_colour, algorithm_label
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE.parents[1] / "benchmarks"))
+import weights as benchmark  # noqa: E402  (the benchmark, not this file)
+
+PAGE, RUNS, PICTURE = HERE / "weights.md", HERE / "weights" / "runs.parquet", HERE / "weights" / "marked.png"
+DEFAULT = "exit_softmax"
+
+#: A method with the options of its runs, as JSON.
+Variant = tuple[str, str]
+
+
+def variants(rows: benchmark.Rows, select: Callable[[dict[str, object]], bool]) -> list[Variant]:
+    """Return the methods and options of the runs whose options are selected, in the order of `leebert methods`."""
+    pairs = {(r["algorithm"], r["options"]) for r in rows.rows if r["fixed"] is None}
+    chosen = [(a, o) for a, o in pairs if a != benchmark.CONTROL and select(json.loads(o))]
+    order = [name for name, _ in (*benchmark.METHODS[:4], *benchmark.SLOW, *benchmark.METHODS)] + list(METHODS)
+    return sorted(chosen, key=lambda pair: (order.index(pair[0]), pair[1]))
+
+
+def at_rate(rate: float) -> Callable[[dict[str, object]], bool]:
+    """Select the parametrisations that all problems have, at a λ2; methods without λ2 are in the table of the larger one."""
+    shown = (DEFAULT, "exit_teacher")
+    return lambda o: o.get("parametrisation", DEFAULT) in shown and o.get("lr_omega", benchmark.RATES[-1]) == rate
+
+
+def named(variant: Variant, shape: bool = False) -> str:
+    """Return a row's name in a table."""
+    options = json.loads(variant[1])
+    parametrisation = options.pop("parametrisation", DEFAULT)
+    notes = [f"`{k}` {v}" for k, v in options.items() if k != "lr_omega"]
+    if shape or parametrisation != DEFAULT:
+        notes.insert(0, f"`{parametrisation}`")
+    return ", ".join([algorithm_label(variant[0]), *notes])
+
+
+def difference(rows: benchmark.Rows, problem: str, variant: Variant, fixed: float | None = None) -> str:
+    """Return a cell: points from uniform weights with half the 95 % interval; bold if significant."""
+    interval = rows.difference(problem, *variant, fixed=fixed)
+    text = benchmark.shown(interval).replace("-", "−").replace("±", "± ")
+    significant = interval.defined and (interval.low > 0 or interval.high < 0)
+    return f"**{text}**" if significant else text if text != "−" else "–"
+
+
+def header(first: str) -> Iterator[str]:
+    yield f"| {first} | " + " | ".join(f"`{p}`" for p in PROBLEMS) + " |"
+    yield "| --- |" + " ---: |" * len(PROBLEMS)
+
+
+def problems(rows: benchmark.Rows) -> Iterator[str]:
+    """The problems, their uniform score and their best fixed weight."""
+    yield "| problem | what it is | known terms | score | uniform | best fixed weight of these terms | gain, points |"
+    yield "| --- | --- | --- | --- | ---: | ---: | ---: |"
+    for name, problem in PROBLEMS.items():
+        scores = list(rows.scores(name, benchmark.CONTROL).values())
+        best = rows.best_fixed(name)
+        gain = "–" if best is None else difference(rows, name, (benchmark.CONTROL, "{}"), best)
+        metric = "macro F1" if problem.metric == "macro_f1" else problem.metric
+        yield (
+            f"| `{name}` | {problem.title.replace('|', chr(92) + '|')} | {problem.worth} | {metric} | {100 * np.mean(scores):.1f} "
+            f"| {'–' if best is None else f'{best:g}'} | {gain} |"
+        )
+
+
+def compared(rows: benchmark.Rows, rate: float) -> Iterator[str]:
+    """Differences from uniform weights at one λ2."""
+    yield from header("points from uniform weights")
+    if rate == benchmark.RATES[-1]:
+        fixed = {p: rows.best_fixed(p) for p in PROBLEMS}
+        control = (benchmark.CONTROL, "{}")
+        best = ["–" if w is None else difference(rows, p, control, w) for p, w in fixed.items()]
+        yield "| best fixed weight | " + " | ".join(best) + " |"
+    for variant in variants(rows, at_rate(rate)):
+        cells = [difference(rows, p, variant) for p in PROBLEMS]
+        yield f"| {named(variant)} | " + " | ".join(cells) + " |"
+
+
+def ends(rows: benchmark.Rows, rate: float) -> Iterator[str]:
+    """Where the weights ended: marked terms / cross-entropies of the scored exits."""
+    yield from header("mean weight at the end")
+    for variant in variants(rows, at_rate(rate)):
+        cells = []
+        for name, problem in PROBLEMS.items():
+            ended = rows.of(name, *variant)
+            ce = [np.mean(np.asarray(r["weights"])[list(problem.scored)]) for r in ended]
+            cells.append(f"{np.mean([r['marked'] for r in ended]):.2f} / {np.mean(ce):.2f}" if ended else "–")
+        yield f"| {named(variant)} | " + " | ".join(cells) + " |"
+
+
+def shapes(rows: benchmark.Rows) -> Iterator[str]:
+    """Differences from uniform weights by parametrisation, on the problems on which several were compared."""
+    large = benchmark.RATES[-1]
+    chosen = variants(rows, lambda o: o.get("lr_omega") == large and "outer" not in o)
+    chosen = [(method, options) for method, options in chosen if method in benchmark.SHAPED_METHODS]
+    columns = benchmark.SHAPED
+    yield "| method, parametrisation | " + " | ".join(f"`{p}`, points | its terms' weight" for p in columns) + " |"
+    yield "| --- |" + " ---: |" * (2 * len(columns))
+    for variant in chosen:
+        cells = []
+        for p in columns:
+            marked = [r["marked"] for r in rows.of(p, *variant)]
+            cells += [difference(rows, p, variant), f"{np.mean(marked):.2f}".replace("-", "−") if marked else "–"]
+        yield f"| {named(variant, shape=True)} | " + " | ".join(cells) + " |"
+
+
+def draw(rows: benchmark.Rows) -> None:
+    """Draw the mean weight of the known terms over the epochs, with the range over seeds."""
+    figure, axes = plt.subplots(2, 4, figsize=(12, 5.6), constrained_layout=True, sharey=True)
+    chosen = variants(rows, at_rate(benchmark.RATES[-1]))
+    for axis, (name, problem) in zip(axes.flat, PROBLEMS.items(), strict=False):
+        for place, variant in enumerate(chosen):
+            runs = rows.of(name, *variant)
+            if not runs:
+                continue
+            epochs = np.array([0, *runs[0]["epochs"]])
+            path = np.array([[1.0, *r["path"]] for r in runs])
+            style = {
+                "color": algorithm_colour(variant[0]),
+                "ls": ("-", "--", ":", "-.")[place % 4],
+                "lw": 3.2 - 0.3 * place,
+            }
+            axis.plot(epochs, path.mean(axis=0), label=named(variant).replace("`", ""), **style)
+            axis.fill_between(epochs, path.min(axis=0), path.max(axis=0), color=style["color"], alpha=0.12, lw=0)
+        axis.axhline(1, color="#8c8c8c", lw=0.8)
+        axis.set(title=f"{name} ({problem.worth} terms)", ylim=(-0.1, 4.1))
+        axis.title.set_fontsize(10)
+    for axis in axes[:, 0]:
+        axis.set_ylabel("mean weight")
+    for axis in axes.flat[3:]:
+        axis.set_xlabel("epoch")
+    last = axes.flat[-1]
+    last.axis("off")
+    last.legend(*axes.flat[0].get_legend_handles_labels(), loc="center", frameon=False)
+    figure.savefig(PICTURE, dpi=90)
+
+
+def rendered(page: str, rows: benchmark.Rows) -> str:
+    """Return the page with the tables of these runs."""
+    large, small = benchmark.RATES[-1], benchmark.RATES[0]
+    tables = {
+        "problems": problems(rows),
+        "scores": compared(rows, large),
+        "ends": ends(rows, large),
+        "small": compared(rows, small),
+        "shapes": shapes(rows),
+    }
+    for name, lines in tables.items():
+        text = "\n".join(lines)
+        page = re.sub(
+            rf"(<!-- table {name} -->\n).*?(<!-- end -->)",
+            lambda found, text=text: f"{found[1]}{text}\n{found[2]}",  # type: ignore[misc]
+            page,
+            flags=re.S,
+        )
+    return page
+
+
+def main() -> None:
+    rows = benchmark.Rows(RUNS)
+    PAGE.write_text(rendered(PAGE.read_text(), rows))
+    draw(rows)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,56 @@
+"""Whether learning the loss weights paid: the answer of a sweep with uniform weights and methods that learn ω."""
+
+import numpy as np
+import pytest
+from scored_sweep import scored_sweep
+
+from tune.analysis.learned_weights import against_uniform, conclusion, recorded
+from tune.analysis.sweeps import LoadedSweep
+
+METHODS = ["uniform", "clo-v2", "hyper-v2", "uniform-d1", "slo", "rand"]
+
+
+def sweep(folder, gains, algorithms=METHODS[:3], **change):
+    """A sweep of 5 folds × 3 seeds in which a method gains so many points over uniform weights, with noise of a point."""
+
+    def score(values, seed, fold):
+        noise = np.random.default_rng([METHODS.index(values["algorithm"]), seed, fold]).normal(0, 0.01)
+        return 0.7 + 0.02 * fold + gains.get(values["algorithm"], 0) / 100 + noise
+
+    space = {"lr_theta": [1e-4], "lr_omega": [1e-3]}
+    options = {"algorithms": algorithms, "folds": 5, "seeds": 3, "space": space, **change}
+    return scored_sweep(folder, score, **options)
+
+
+def answer(folder):
+    results = against_uniform(LoadedSweep.read(folder))
+    return results, conclusion(results)
+
+
+@pytest.mark.parametrize(
+    ("gains", "expected"),
+    [
+        ({"hyper-v2": 5}, "learning the loss weights paid on this data: tuned hyper-v2 is better than tuned uniform: +"),
+        ({"clo-v2": -6, "hyper-v2": -4}, "learning the loss weights did harm on this data: tuned uniform is better than tuned hyper-v2: +"),
+        ({"clo-v2": -6}, "whether learning the loss weights pays on this data is open: no significant difference between tuned "),
+    ],
+    ids=["paid", "harm", "open"],
+)  # fmt: skip
+def test_the_answer_follows_the_runs(tmp_path, gains, expected):
+    results, sentence = answer(sweep(tmp_path / "s", gains))
+    assert [(r.method, r.control) for r in results] == [("clo-v2", "uniform"), ("hyper-v2", "uniform")]
+    assert sentence.startswith(expected)
+    assert "97.5 % CI" in sentence, "two methods: their intervals hold together"
+
+
+def test_without_uniform_weights_or_learned_ones_there_is_no_answer(tmp_path):
+    for name, algorithms in (("a", ["clo-v2", "hyper-v2"]), ("b", ["slo", "rand"])):
+        assert answer(sweep(tmp_path / name, {}, algorithms)) == ((), "")
+
+
+def test_the_control_may_train_on_d1_and_the_record_holds_numbers_and_words(tmp_path):
+    section = recorded(answer(sweep(tmp_path / "s", {"clo-v2": 5}, ["clo-v2", "uniform-d1"]))[0])
+    (method,) = section["methods"]
+    assert method["control"] == "uniform-d1"
+    assert 0.02 < method["low"] < 0.05 < method["high"] < 0.08
+    assert section["conclusion"].startswith("learning the loss weights paid on this data: tuned clo-v2 is better")

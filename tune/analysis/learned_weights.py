@@ -1,0 +1,117 @@
+"""Whether learning the loss weights paid: tuned methods that learn ω against tuned uniform weights of the same sweep."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from leebert.errors import ConfigError
+from leebert.methods import METHODS, UNIT, UNIT_ON_D1
+from tune.analysis.compare import TunedComparison, compare
+from tune.analysis.learned import ratio_of
+from tune.analysis.sweeps import LoadedSweep
+from tune.analysis.wording import verdict
+
+#: The level at which all intervals of one answer hold together.
+CONFIDENCE = 0.95
+
+
+@dataclasses.dataclass(frozen=True)
+class AgainstUniform:
+    """A method that learns ω, tuned, against tuned uniform weights.
+
+    Attributes:
+        method: The method's name.
+        control: `uniform`, or `uniform-d1` where the sweep has only that.
+        tuned: The comparison; its interval holds together with those of the sweep's other methods (Bonferroni).
+        test_train_ratio: Validation samples per training sample of a run.
+    """
+
+    method: str
+    control: str
+    tuned: TunedComparison
+    test_train_ratio: float
+
+    @property
+    def significant(self) -> bool:
+        """Whether the difference is significant over runs and, where folds have several seeds, over folds."""
+        difference, p_folds = self.tuned.difference, self.tuned.p_folds
+        alpha = 1 - difference.confidence
+        return difference.defined and difference.p < alpha and (p_folds is None or p_folds < alpha)
+
+    def in_words(self) -> str:
+        """Return the verdict in a sentence."""
+        a, b = f"tuned {self.method}", f"tuned {self.control}"
+        return verdict(a, b, self.tuned.difference, self.tuned.p_folds, test_train_ratio=self.test_train_ratio)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return it JSON-ready, differences as fractions."""
+        difference = self.tuned.difference
+        ends = {"low": round(difference.low, 6), "high": round(difference.high, 6)} if difference.defined else {}
+        return {
+            "method": self.method,
+            "control": self.control,
+            "difference": round(difference.mean, 6),
+            **ends,
+            "verdict": self.in_words(),
+        }
+
+
+def against_uniform(sweep: LoadedSweep) -> tuple[AgainstUniform, ...]:
+    """Compare each method of a sweep that learns ω in one stage with uniform weights.
+
+    Args:
+        sweep: The sweep, finished or not.
+
+    Returns:
+        One comparison per method, in the sweep's order; none where the sweep has no uniform weights, no such method, or too
+        few runs to tune both sides.
+    """
+    history, spec = sweep.state.history(), sweep.spec
+    control = next((name for name in (UNIT, UNIT_ON_D1) if name in spec.algorithms), None)
+    learning = [name for name in spec.algorithms if METHODS[name].learns_omega and METHODS[name].stages is None]
+    if control is None or not learning:
+        return ()
+    ratio = ratio_of(spec, sweep.manifest)
+    confidence = 1 - (1 - CONFIDENCE) / len(learning)
+    results = []
+    for name in learning:
+        try:
+            comparison = compare(
+                history,
+                name,
+                control,
+                folds=spec.folds,
+                test_train_ratio=ratio,
+                confidence=confidence,
+                cells=spec.cells(),
+            )
+        except ConfigError:
+            continue  # no finished run of one side
+        if comparison.tuned is not None:
+            results.append(AgainstUniform(name, control, comparison.tuned, ratio))
+    return tuple(results)
+
+
+def conclusion(results: tuple[AgainstUniform, ...]) -> str:
+    """Answer in one sentence whether learning the weights paid on this data; empty without results."""
+    if not results:
+        return ""
+    better = [r for r in results if r.significant and r.tuned.difference.mean > 0]
+    worse = [r for r in results if r.significant and r.tuned.difference.mean < 0]
+    if better:
+        top = max(better, key=lambda r: r.tuned.difference.mean)
+        return f"learning the loss weights paid on this data: {top.in_words()}"
+    if len(worse) == len(results):
+        least = max(worse, key=lambda r: r.tuned.difference.mean)
+        return f"learning the loss weights did harm on this data: {least.in_words()}"
+    most = max(results, key=lambda r: r.tuned.difference.mean)
+    return f"whether learning the loss weights pays on this data is open: {most.in_words()}"
+
+
+def recorded(results: tuple[AgainstUniform, ...]) -> Mapping[str, Any] | None:
+    """Return what a best file records of the answer; None without results."""
+    if not results:
+        return None
+    return {"conclusion": conclusion(results), "methods": [r.as_dict() for r in results]}
