@@ -403,7 +403,8 @@ class _Training:
         # are for θ only; forward passes for ω draw from their own streams (`StageLevel`).
         torch.manual_seed(derive_seed(*self.seed, stage.name, "dropout", at.stage_epoch))
         split, names = stage.algorithm.splits_data, (*self.seed, stage.name)
-        plan = plan_epoch(self.lengths, self.config.batch_size, split, names, at.stage_epoch)
+        fixed = self.config.own.get("fixed_d2", 0.0)
+        plan = plan_epoch(self.lengths, self.config.batch_size, split, names, at.stage_epoch, fixed)
         level.start_epoch((rows.collate(index) for index in plan.d2()), at.stage_epoch)
         horizon = self.longest[at.stage] * self.per_epoch
         steps = 0

@@ -431,6 +431,31 @@ def test_d1_and_d2_are_split_anew_in_each_epoch_and_alike_for_every_run():
     assert set(first.d1.ravel()) != set(second.d1.ravel())
 
 
+@given(
+    n=st.integers(40, 400),
+    b=st.integers(1, 8),
+    share=st.floats(0.2, 0.5),
+    epoch=st.integers(0, 5),
+    seed=st.integers(0, 50),
+)
+def test_a_fixed_d2_is_the_same_in_every_epoch_and_theta_never_sees_it(n, b, share, epoch, seed):
+    lengths = np.random.default_rng(seed).integers(3, 60, n)
+    first, later = (plan_epoch(lengths, b, True, (seed,), e, share) for e in (0, epoch + 1))
+    assert set(first.d2_samples) == set(later.d2_samples)
+    assert len(first.d2_samples) == round(share * n)
+    for plan in (first, later):
+        assert plan.d1.shape == (n // (2 * b), b), "as many updates as with halves"
+        assert not set(plan.d1.ravel()) & set(first.d2_samples)
+    assert not np.array_equal(first.d1, later.d1)
+
+
+def test_a_fixed_d2_smaller_than_a_batch_is_refused_with_the_share_that_suffices():
+    with pytest.raises(
+        DataError, match=r"fixed_d2 0.05 of 100 training samples is 5, less than a batch of 8: use .* least 0.08"
+    ):
+        plan_epoch(np.ones(100, int), 8, True, (0,), 0, 0.05)
+
+
 def test_d2s_batches_run_on_and_are_reshuffled_when_used_up():
     d2 = plan_epoch(np.ones(40, int), 5, True, (0,), 0).d2()
     laps = [np.concatenate([next(d2) for _ in range(4)]) for _ in range(2)]

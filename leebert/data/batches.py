@@ -84,7 +84,12 @@ class EpochPlan:
 
 
 def plan_epoch(
-    lengths: np.ndarray, batch_size: int, splits_data: bool, seed: tuple[int | str, ...], epoch: int
+    lengths: np.ndarray,
+    batch_size: int,
+    splits_data: bool,
+    seed: tuple[int | str, ...],
+    epoch: int,
+    fixed_d2: float = 0.0,
 ) -> EpochPlan:
     """Plan the batches of one epoch. The plan depends on seed and epoch only, so a resumed run repeats it.
 
@@ -95,12 +100,24 @@ def plan_epoch(
             D_train without replacement; a full pass takes two epochs.
         seed: Seeds of the random streams.
         epoch: The epoch, from 0.
+        fixed_d2: With `splits_data`: the share of samples that are D2 in every epoch, the same ones; θ trains on random batches
+            of the others. 0: the halves of each epoch.
 
     Raises:
-        DataError: The training split is too small for the batch size.
+        DataError: The training split, or D2, is too small for the batch size.
     """
     n = len(lengths)
     updates = updates_per_epoch(n, batch_size)
+    if splits_data and fixed_d2:
+        order = generator(*seed, "fixed split").permutation(n)
+        size = round(fixed_d2 * n)
+        if size < batch_size:
+            raise DataError(
+                f"fixed_d2 {fixed_d2:g} of {n} training samples is {size}, less than a batch of {batch_size}: use a share of at "
+                f"least {batch_size / n:.2g}, or a smaller batch size"
+            )
+        d1 = bucketed(order[size:], lengths, batch_size, generator(*seed, "split", epoch))[:updates]
+        return EpochPlan(d1, order[:size], lengths, batch_size, (*seed, epoch))
     if splits_data:
         rng = generator(*seed, "split", epoch)
         order = rng.permutation(n)

@@ -29,7 +29,19 @@ JOINT = FIRST | {"gradient_equilibrium"}
 OUTER = frozenset({"outer", "one_sided", "reuse_forward"})
 
 
-class OuterOptions(Frozen):
+class SplitOptions(Frozen):
+    """The split of the training samples into D1 and D2."""
+
+    fixed_d2: float = Field(
+        0.0,
+        ge=0,
+        le=0.5,
+        description="Share of the training samples that are D2 in every epoch, so that θ never trains on them; 0: another half in "
+        "each epoch, as published, so that θ has seen most of D2 after a few epochs (ours).",
+    )
+
+
+class OuterOptions(SplitOptions):
     """The outer objective of methods whose publication has L_B2 with its weights."""
 
     outer: Outer = Field(

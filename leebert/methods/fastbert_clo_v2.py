@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from leebert.methods.clo_v2 import costs, omega
-from leebert.methods.common import CYCLES, D2_OPEN, JOINT, LEEBERT, OWN_TEACHERS
+from leebert.methods.common import CYCLES, D2_OPEN, JOINT, LEEBERT, OWN_TEACHERS, OuterOptions
 from leebert.methods.method import Method
 
 METHOD = Method(
@@ -17,6 +17,7 @@ METHOD = Method(
     cost="1 + 2/(3C)",
     differs=D2_OPEN,
     options=OWN_TEACHERS | CYCLES | JOINT,
+    own_options=OuterOptions,
     omega=omega,
     teachers="last",
     costs=costs,

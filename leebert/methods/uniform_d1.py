@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from leebert.methods.common import DISTILLATION, JOINT, OPEN
+from leebert.methods.common import DISTILLATION, JOINT, OPEN, SplitOptions
 from leebert.methods.method import Method
 from leebert.optim.fixed import Fixed
 
@@ -29,6 +29,7 @@ METHOD = Method(
         f"{OPEN}"
     ),
     options=DISTILLATION | JOINT,
+    own_options=SplitOptions,
     omega=omega,
     samples="D1",
     colour="#4a4f80",

@@ -402,7 +402,8 @@ class MethodContract:
         """The configuration with uniform weights, on the samples that train θ."""
         config = self.config(**({"teachers": self.method.teachers} if self.method.teachers else {}))
         name = UNIT if self.method.samples == "all" else UNIT_ON_D1
-        return TrainConfig.model_validate({**config.model_dump(exclude=set(self.method.own_fields)), "algorithm": name})
+        others = set(self.method.own_fields) - set(METHODS[name].own_fields)
+        return TrainConfig.model_validate({**config.model_dump(exclude=others), "algorithm": name})
 
     def _other_value(self, option: str, before: TrainConfig) -> Any:
         """Choose another value for an option."""
