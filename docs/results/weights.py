@@ -27,6 +27,8 @@ import weights as benchmark  # noqa: E402  (the benchmark, not this file)
 
 PAGE, RUNS, PICTURE = HERE / "weights.md", HERE / "weights" / "runs.parquet", HERE / "weights" / "marked.png"
 DEFAULT = "exit_softmax"
+#: Fewer seeds than these have no interval.
+FEW = 5
 
 #: A method with the options of its runs, as JSON.
 Variant = tuple[str, str]
@@ -57,8 +59,10 @@ def named(variant: Variant, shape: bool = False) -> str:
 
 
 def difference(rows: benchmark.Rows, problem: str, variant: Variant, fixed: float | None = None) -> str:
-    """Return a cell: points from uniform weights with half the 95 % interval; bold if significant."""
+    """Return a cell: points from uniform weights with half the 95 % interval, bold if significant; or the few seeds."""
     interval = rows.difference(problem, *variant, fixed=fixed)
+    if 0 < interval.cells < FEW:
+        return f"{100 * interval.mean:+.1f} ({interval.cells})".replace("-", "−")
     text = benchmark.shown(interval).replace("-", "−").replace("±", "± ")
     significant = interval.defined and (interval.low > 0 or interval.high < 0)
     return f"**{text}**" if significant else text if text != "−" else "–"
