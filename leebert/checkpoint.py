@@ -25,7 +25,12 @@ log = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class Snapshot:
-    """Everything that a run needs to resume: tensors by name, and plain values."""
+    """Everything that a run needs to resume.
+
+    Attributes:
+        tensors: Tensors by name.
+        meta: JSON-ready values.
+    """
 
     tensors: dict[str, torch.Tensor]
     meta: dict[str, Any]

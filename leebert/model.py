@@ -62,6 +62,12 @@ class ExitHeads(nn.Module):
 
     Exits that are quantised, or have adapters or hooks, are called one by one. The class is not a `ModuleList`, because
     PEFT can train and save only modules with a `forward` (`modules_to_save=["heads"]`).
+
+    Args:
+        num_exits: M.
+        hidden: H, size of a pooled state.
+        classes: K.
+        dropout: Probability of dropping an input of the exits, in training only.
     """
 
     def __init__(self, num_exits: int, hidden: int, classes: int, dropout: float) -> None:

@@ -100,7 +100,13 @@ class Runtime:
 
 @dataclasses.dataclass(frozen=True)
 class RandomState:
-    """The state of torch's generators on the CPU and on one device, which determines dropout masks."""
+    """The state of torch's generators on the CPU and on one device, which determines dropout masks.
+
+    Attributes:
+        device: The device.
+        cpu: State of the generator on the CPU.
+        on_device: State of the device's generator; None on a CPU.
+    """
 
     device: torch.device
     cpu: torch.Tensor

@@ -141,6 +141,13 @@ class StandardOptions(Frozen):
     replacing_rate: float = Field(
         0.3, gt=0, le=1, description="BERT-of-Theseus: probability of a successor layer at the start of its stage."
     )
+    label_noise: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="Share of training samples that get the label of another class, by seed and fold, for experiments with noisy "
+        "labels; validation samples keep theirs (ours).",
+    )
     precision: Precision = Field(
         "auto", description="auto: bf16 on CUDA and on CPUs with hardware support, else fp32 (ours)."
     )

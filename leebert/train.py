@@ -19,6 +19,7 @@ import torch
 from leebert.checkpoint import Checkpoints, Snapshot
 from leebert.config import COST_ONLY, TrainConfig
 from leebert.data.batches import plan_epoch, updates_per_epoch
+from leebert.data.noise import NoisyLabels
 from leebert.deprecated import renamed_arguments, warn_renamed
 from leebert.errors import CheckpointError, ConfigError
 from leebert.evaluate import RecordedLogits, layers_of, record_all
@@ -248,6 +249,8 @@ class _Training:
 
     def __post_init__(self) -> None:
         config, samples = self.config, len(self.rows)
+        if config.label_noise:
+            self.rows = NoisyLabels(self.rows, config.label_noise, derive_seed(*self.seed, "label noise"))
         self.lengths = np.asarray(self.rows.lengths)
         self.per_epoch = updates_per_epoch(samples, config.batch_size)
         self.longest = epochs_of(self.stages, config)

@@ -93,7 +93,15 @@ class TrainingData:
 
 @dataclasses.dataclass(frozen=True)
 class TrainingExamples:
-    """The training split of a task before tokenising (:class:`TrainingData`)."""
+    """The training split of a task before tokenising (:class:`TrainingData`).
+
+    Attributes:
+        task: The task.
+        model: Backbone and length.
+        examples: The samples, or a subset of them.
+        split_rows: Samples of the whole training split.
+        tokenizer: The backbone's tokenizer; None for images.
+    """
 
     task: AnyTask
     model: ModelConfig

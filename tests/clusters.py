@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import dataclasses
+import functools
 import json
 import os
+import queue
 import re
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -47,14 +53,21 @@ class ClusterNode:
 
 
 class Nodes:
-    """The cluster as tests see it: a head without CPUs, and the nodes that they add."""
+    """The cluster as tests see it: a head without CPUs, and the nodes that they add.
 
-    def __init__(self, server: subprocess.Popen[str]) -> None:
-        self.server = server
+    Its processes find packages in `packages` and models of the hub in `hub`, unless a node's environment says otherwise.
+    """
+
+    def __init__(self, server: subprocess.Popen[str], folder: Path) -> None:
+        self.server, self.packages, self.hub = server, folder / "packages", folder / "hub"
         self.address: str = self._ask({})
 
-    def add(self, cpus: int, gpus: int = 0, env: dict[str, str] | None = None) -> ClusterNode:
-        return ClusterNode(**self._ask({"add": {"num_cpus": cpus, "num_gpus": gpus, "env_vars": env}}))
+    def add(
+        self, cpus: int, gpus: int = 0, env: dict[str, str] | None = None, hidden: Path | None = None
+    ) -> ClusterNode:
+        """A node; `hidden` is a folder that is another one there, as where the shared file system is not mounted."""
+        options = {"num_cpus": cpus, "num_gpus": gpus, "env_vars": env}
+        return ClusterNode(**self._ask({"add": options, "hidden": str(hidden) if hidden else None}))
 
     def remove(self, node: ClusterNode) -> None:
         """The node's processes ended, whether its raylet lives or not."""
@@ -79,17 +92,49 @@ class Nodes:
 @pytest.fixture(scope="session")
 def nodes() -> Iterator[Nodes]:
     """A cluster with the project's own settings and no node that trials could run on, for the whole test session."""
-    with tempfile.TemporaryDirectory(prefix="ray-") as temporary:
+    with tempfile.TemporaryDirectory(prefix="ray-") as temporary:  # sockets lie in it: its path must be short
         # A folder of its own: Ray notes the newest cluster in it, which `ray.init()` of others would join.
+        folder = Path(temporary)
         env = {**os.environ, **health_checks(), "RAY_TMPDIR": temporary}
+        env |= {"PYTHONPATH": str(folder / "packages"), "HF_HOME": str(folder / "hub")}
+        (folder / "packages").mkdir()
         server = subprocess.Popen(
             [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
             text=True, env=env,
         )  # fmt: skip
         try:
-            yield Nodes(server)
+            yield Nodes(server, folder)
         finally:
-            server.communicate()  # the end of its input ends it
+            own = psutil.Process(server.pid)
+            everything = [own, *own.children(recursive=True)]
+            for process in everything:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.kill()
+            server.communicate()
+            psutil.wait_procs(everything, timeout=10)
+
+
+def _hiding(folder: str, start: Callable[[], Any]) -> Any:
+    """What `start` returns, called where an empty file system stands in place of the folder.
+
+    That is a thread with a mount namespace to itself. It stays: the kernel ends Ray's processes with the thread that
+    started them.
+    """
+    results: queue.Queue[Any] = queue.Queue()
+
+    def run() -> None:
+        libc = ctypes.CDLL(None, use_errno=True)
+        for call in (
+            lambda: libc.unshare(0x20000),  # CLONE_NEWNS
+            lambda: libc.mount(b"none", b"/", None, 0x44000, None),  # MS_PRIVATE | MS_REC
+            lambda: libc.mount(b"none", folder.encode(), b"tmpfs", 0, None),
+        ):
+            assert call() == 0, os.strerror(ctypes.get_errno())
+        results.put(start())
+        threading.Event().wait()
+
+    threading.Thread(target=run, daemon=True).start()
+    return results.get(timeout=60)
 
 
 def serve() -> None:
@@ -100,13 +145,16 @@ def serve() -> None:
 
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # Ray prints
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    needless = {"include_dashboard": False, "include_log_monitor": False, "no_monitor": True}
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **needless})
     started: dict[str, Any] = {}
     for line in sys.stdin:
         request = json.loads(line)
         answer: Any = cluster.address
         if "add" in request:
-            node = cluster.add_node(**{k: v for k, v in request["add"].items() if v is not None})
+            start = functools.partial(cluster.add_node, **{k: v for k, v in request["add"].items() if v is not None})
+            cluster._shutdown_at_exit = not request["hidden"]  # which would set handlers of signals
+            node = _hiding(request["hidden"], start) if request["hidden"] else start()
             started[node.node_id] = node
             answer = {"id": node.node_id, "raylet": node.all_processes["raylet"][0].process.pid}
         elif "remove" in request:
@@ -117,7 +165,6 @@ def serve() -> None:
         elif "alive" in request:
             answer = [n["NodeID"] for n in cluster.global_state.node_table() if n["Alive"]]
         print(json.dumps(answer), file=answers, flush=True)
-    cluster.shutdown()
 
 
 if __name__ == "__main__":

@@ -225,16 +225,22 @@ INTERFACES = (
     "leebert.metrics.metric",
     "leebert.optim.contract",
     "leebert.plugins",
-    "leebert.testing.criteria",
-    "leebert.testing.methods",
-    "leebert.testing.metrics",
-    "leebert.testing.rows",
     "tune.pruners",
     "tune.pruners.places",
     "tune.searchers",
     "tune.space.plugins",
+    "tune.store.history",
     "tune.testing",
 )
+
+
+def public_modules():
+    """The names of the modules that people outside the project call."""
+    import leebert
+
+    modules = {*INTERFACES, *(f"leebert.{module}" for module in leebert._MODULES.values())}
+    assert modules <= NAMES
+    return modules | {name for name in NAMES if name.startswith("leebert.testing.")}
 
 
 def public_functions(tree, prefix=""):
@@ -269,10 +275,7 @@ def without_raises(node):
 
 def test_docstrings_of_public_functions_describe_parameters_and_errors():
     """`Args:` has every parameter, where there are several; `Raises:` is there where an error is raised."""
-    import leebert
-
-    modules = {*INTERFACES, *(f"leebert.{module}" for module in leebert._MODULES.values())}
-    assert modules <= NAMES
+    modules = public_modules()
     functions = [
         (f"{module}.{name}", node)
         for path in MODULES
@@ -282,6 +285,32 @@ def test_docstrings_of_public_functions_describe_parameters_and_errors():
     assert len(functions) > 100
     missing = {name: [*undescribed(node), *without_raises(node)] for name, node in functions}
     assert {name: sections for name, sections in missing.items() if sections} == {}
+
+
+def made_from(node):
+    """The parameters of a class: those of `__init__`, or the fields of a dataclass."""
+    for inner in node.body:
+        if isinstance(inner, ast.FunctionDef) and inner.name == "__init__":
+            return parameters(inner)
+    if not any("dataclass" in ast.unparse(decorator) for decorator in node.decorator_list):
+        return []
+    fields = [inner.target.id for inner in node.body if isinstance(inner, ast.AnnAssign)]
+    return [name for name in fields if not name.startswith("_")]
+
+
+def test_docstrings_of_public_classes_describe_parameters_and_fields():
+    modules = public_modules()
+    classes = [
+        (f"{dotted(path)}.{node.name}", node)
+        for path in MODULES
+        if dotted(path) in modules
+        for node in tree_of(path).body
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_") and len(made_from(node)) > 1
+    ]
+    assert len(classes) > 15
+    described = {name: re.findall(r"^    \**(\w+)\b.*?:", ast.get_docstring(node), re.M) for name, node in classes}
+    missing = {name: [field for field in made_from(node) if field not in described[name]] for name, node in classes}
+    assert {name: fields for name, fields in missing.items() if fields} == {}
 
 
 def test_docstrings_of_many_parameters_describe_each():

@@ -2,16 +2,15 @@
 
 import dataclasses
 import json
-import os
 import shutil
+import socket
 import subprocess
-import sys
 from collections import namedtuple
 from pathlib import Path
 
 import pytest
+from commands import commands
 from encoders import save_backbone, write_task
-from raylets import Raylets
 from test_placement import Estimate
 
 import leebert
@@ -23,7 +22,6 @@ from tune.running.doctor import DriverFacts, gpu_memory, node_checks
 from tune.running.prepare import prepare
 from tune.space import load_space
 
-SCRIPTS = Path(sys.executable).parent
 #: A folder that nobody can write to, root included.
 READ_ONLY = "/sys/kernel"
 NOBODY = "http://127.0.0.1:9"
@@ -186,7 +184,13 @@ def test_versions_differ_by_what_changes_results_not_by_builds():
         Stamp(other | {"python": here.versions["python"]}, here.code).require()
 
 
-# Three nodes: one like the driver, one with another checkout, cache and storage, one whose package is broken.
+# A cluster whose head is like the driver. First a node lacks a package; later one has another checkout, cache and storage,
+# and the package of one is broken.
+
+REGISTERS = """import dataclasses
+from leebert.methods import METHODS
+METHODS.register(dataclasses.replace(METHODS["slo"], name="mine", label="Mine"))
+"""
 
 
 def hub_cache(folder, backbone):
@@ -195,14 +199,24 @@ def hub_cache(folder, backbone):
     shutil.copytree(backbone, model / "snapshots" / "c0ffee")
     (model / "refs").mkdir()
     (model / "refs" / "main").write_text("c0ffee")
-    return folder
+
+
+def package(folder):
+    """An installed package with the method `theirs`."""
+    (folder / "their_package.py").write_text(
+        "import dataclasses\nfrom leebert.methods import METHODS\n"
+        'METHOD = dataclasses.replace(METHODS["slo"], name="theirs", label="Theirs")\n'
+    )
+    (about := folder / "their_package-1.0.dist-info").mkdir()
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: their-package\nVersion: 1.0\n")
+    (about / "entry_points.txt").write_text("[leebert.methods]\ntheirs = their_package:METHOD\n")
 
 
 def checkout(folder):
     """A copy of the packages, of another version."""
     root = Path(leebert.__file__).parent
-    for package in (root, root.parent / "tune"):
-        shutil.copytree(package, folder / package.name, ignore=shutil.ignore_patterns("__pycache__"))
+    for copied in (root, root.parent / "tune"):
+        shutil.copytree(copied, folder / copied.name, ignore=shutil.ignore_patterns("__pycache__"))
     with (folder / "leebert" / "__init__.py").open("a") as f:
         f.write('\n__version__ = "0.0.7"\n')
     return folder
@@ -213,43 +227,57 @@ def may_mount():
 
 
 @pytest.fixture(scope="module")
-def cluster(place, tmp_path_factory):
-    """Such a cluster, and `leebert-tune` on it, in processes of its own."""
+def sound_cluster(place, nodes, tmp_path_factory):
+    """`leebert-tune` on the shared cluster, where so far the head is the only node."""
     folder = tmp_path_factory.mktemp("cluster")
-    storage, full = folder / "sweeps", hub_cache(folder / "full", place / "backbone")
-    storage.mkdir()
-    (folder / "broken" / "leebert").mkdir(parents=True)
-    (folder / "broken" / "leebert" / "__init__.py").write_text("raise ImportError('broken')\n")
-    (folder / "parts").mkdir()
-    (folder / "parts" / "my_parts.py").write_text(
-        "import dataclasses\nfrom leebert.methods import METHODS\n"
-        "METHODS.register(dataclasses.replace(METHODS['slo'], name='mine', label='Mine'))\n"
-    )
-    sound = f"{Path(leebert.__file__).parent.parent}:{folder / 'parts'}"
-    own = ["unshare", "--mount", "sh", "-c", f'mount -t tmpfs none {storage} && exec "$@"', "sh"]
-    raylets = Raylets()
+    (storage := folder / "sweeps").mkdir()
+    hub_cache(nodes.hub, place / "backbone")
+    (nodes.packages / "my_parts.py").write_text(REGISTERS)
+    package(nodes.packages)
+    environment = {"HF_HOME": str(nodes.hub), "PYTHONPATH": str(nodes.packages), "LEEBERT_PLUGINS": "my_parts"}
+    with commands(folder, **environment) as tune:
 
-    def run(command, *options):
-        line = [SCRIPTS / "leebert-tune", command, place / "space.yaml", "--address", raylets.address]
-        line += ["--storage", storage, "--backbone", "toys/bert", *options]
-        env = {**os.environ, "HF_HOME": str(full), "PYTHONPATH": sound, "LEEBERT_PLUGINS": "my_parts"}
-        return subprocess.run([str(a) for a in line], capture_output=True, text=True, timeout=150, env=env, cwd=folder)
+        def run(command, *options):
+            where = ["--address", nodes.address, "--storage", storage, "--backbone", "toys/bert"]
+            return tune(command, place / "space.yaml", *where, *options)
 
-    try:
-        raylets.head("--num-cpus=1", HF_HOME=str(full), PYTHONPATH=sound)
-        raylets.worker(
-            "--num-cpus=1", within=own if may_mount() else (),
-            HF_HOME=str(folder / "empty"), PYTHONPATH=str(checkout(folder / "other")),
-        )  # fmt: skip
-        raylets.worker("--num-cpus=1", PYTHONPATH=str(folder / "broken"))
         run.storage = storage
         yield run
+
+
+@pytest.fixture(scope="module")
+def cluster(sound_cluster, nodes, tmp_path_factory):
+    """The same with two nodes that differ from the driver."""
+    folder = tmp_path_factory.mktemp("nodes")
+    (folder / "broken" / "leebert").mkdir(parents=True)
+    (folder / "broken" / "leebert" / "__init__.py").write_text("raise ImportError('broken')\n")
+    other = {"HF_HOME": str(folder / "empty"), "PYTHONPATH": str(checkout(folder / "other"))}
+    added = [
+        nodes.add(cpus=1, env=other, hidden=sound_cluster.storage if may_mount() else None),
+        nodes.add(cpus=1, env={"PYTHONPATH": str(folder / "broken")}),
+    ]
+    yield sound_cluster
+    for node in added:
+        nodes.remove(node)
+
+
+@pytest.mark.slow
+def test_a_sweep_whose_package_a_node_lacks_ends_before_its_folder_is_made(sound_cluster, nodes, tmp_path):
+    (tmp_path / "my_parts.py").write_text(REGISTERS)
+    lacks = nodes.add(cpus=1, env={"PYTHONPATH": str(tmp_path)})
+    try:
+        ran = sound_cluster("sweep", "--name", "never", "--set", "algorithms=[theirs]")
     finally:
-        raylets.stop()
+        nodes.remove(lacks)
+    assert ran.returncode == 1
+    line = "method theirs of their-package 1.0 is missing; install it there"
+    assert ran.stderr[ran.stderr.index("error: ") :] == f"error: node {socket.gethostname()}: {line}\n"
+    assert not (sound_cluster.storage / "never").exists()
 
 
 @pytest.mark.slow
 def test_each_nodes_errors_are_reported(cluster):
+    before = sorted(cluster.storage.iterdir())
     ran = cluster("doctor", "--json", "--set", "algorithms=[mine]")
     assert ran.returncode == 1, ran.stderr
     nodes = {}
@@ -269,7 +297,7 @@ def test_each_nodes_errors_are_reported(cluster):
     assert other["plugins"][1].startswith("LEEBERT_PLUGINS: module my_parts can't be imported (ModuleNotFoundError")
     assert "\n" not in other["plugins"][1]
     assert "plugins" not in broken
-    assert not list(cluster.storage.iterdir())
+    assert sorted(cluster.storage.iterdir()) == before
     if not may_mount():
         pytest.skip("another file system on one node takes the right to mount")
     assert other["storage"][0] == "failed"

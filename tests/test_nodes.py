@@ -1,16 +1,24 @@
 """Real nodes that are lost, taken away or cut off while a sweep runs on them: separate raylets, the project's settings."""
 
+from __future__ import annotations
+
+import dataclasses
+import functools
 import os
 import signal
+import subprocess
 import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 import toy_sweep
-from clusters import wait_until
+from clusters import ClusterNode, Nodes, wait_until
 from toy_problems import told
 
-from tune.store.ledger import Ledger
+from tune.store.ledger import Ledger, LedgerRecord, SweepState
 
 pytestmark = pytest.mark.slow
 
@@ -18,103 +26,121 @@ TRAINING = {"max_epochs": 3}
 EPOCHS = 4 * 2 * 3  # configurations, folds, epochs
 
 
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory):
-    """Every score of the same sweep where nothing happens."""
-    return toy_sweep.undisturbed(tmp_path_factory.mktemp("plain"), **TRAINING)
+@dataclasses.dataclass(frozen=True)
+class Story:
+    """A sweep on three nodes: one is taken away, then one is cut off, and the third trains what is left."""
+
+    folder: Path
+    undisturbed: dict[Any, Any]  # every score of the same sweep where nothing happens
+    taken_away: list[LedgerRecord]  # failures before the second node was cut off
+    noticed: float  # seconds from the cut to the node being declared dead
+    late: set[str]  # nodes on which cells began after the cut, but for those of the trials that were cut off
+    last: ClusterNode
+    status: str
+
+    @functools.cached_property
+    def state(self) -> SweepState:
+        return Ledger(self.folder / "ledger").read()
 
 
 @pytest.fixture(scope="module")
-def pool(nodes):
-    """The nodes that are up; a test takes one away, the next brings another."""
-    up = []
-    yield up
-    for node in up:
-        nodes.remove(node)
-
-
-@pytest.fixture
-def sweep(nodes, pool, tmp_path):
-    """A sweep on two nodes: its folder, its process, the node of its first trial, the other one."""
-    marks = tmp_path / "marks"
-    marks.mkdir()
-    while len(pool) < 2:
-        pool.append(nodes.add(cpus=1))
+def story(nodes: Nodes, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
+    folder = tmp_path_factory.mktemp("story")
+    (marks := folder / "marks").mkdir()
+    ledger = Ledger(folder / "ledger")
     process = toy_sweep.start(
-        tmp_path, address=nodes.address, problem="PlacedProblem", options={"marks": str(marks), "pause": 0.06},
+        folder, address=nodes.address, problem="GatheringProblem", options={"marks": str(marks), "pause": 0.06, "crowd": 3},
         cpus=1, training=TRAINING,
     )  # fmt: skip
-    ledger = Ledger(tmp_path / "ledger")
+    up = [nodes.add(cpus=1) for _ in range(3)]  # while the driver starts
     try:
-        wait_until(lambda: process.poll() is not None or (told(marks) and ledger.read().fold_epochs >= 3))
-        assert process.poll() is None, process.communicate()
-        lost, other = sorted(pool, key=lambda node: node.id != told(marks)[0]["node"])
-        yield tmp_path, process, lost, other
+        undisturbed = toy_sweep.undisturbed(tmp_path_factory.mktemp("plain"), **TRAINING)
+        under_way(process, lambda: told(marks) and ledger.read().fold_epochs >= 3)
+        first = told(marks)[0]
+        up.sort(key=lambda node: node.id != first["node"])
+        taken, cut, last = up
+        nodes.drain(taken, seconds=2)
+        os.kill(taken.raylet, signal.SIGKILL)
+        under_way(
+            process,
+            lambda: (
+                {line["node"] for line in told(marks)} == {node.id for node in up}
+                and len(ledger.read().attempts[first["config"]]) > 1
+            ),
+        )
+        failures = [f for known in ledger.read().failures.values() for f in known]
+        noticed, zombies, before = cut_off(nodes, cut, folder)
+        status = toy_sweep.finished(process)
+        late = {line["node"] for line in told(marks)[before:] if line["pid"] not in zombies}
+        yield Story(folder, undisturbed, failures, noticed, late, last, status)
     finally:
         process.kill()
         process.communicate()
-        pool.remove(lost)
-        nodes.remove(lost)
+        for node in up:
+            nodes.remove(node)
 
 
-def trials_on(marks, node):
-    return {line["pid"] for line in told(marks) if line["node"] == node.id}
+def under_way(process: subprocess.Popen[str], reached: Callable[[], Any]) -> None:
+    wait_until(lambda: process.poll() is not None or reached())
+    assert process.poll() is None, process.communicate()
 
 
-def check_went_on(folder, undisturbed):
-    """All done, with the same scores, each epoch in one counted record, and no failure but the nodes'."""
-    state = Ledger(folder / "ledger").read()
-    assert [c.state for c in state.history()] == ["complete"] * 4
-    assert toy_sweep.scores(state) == undisturbed
-    counted = [
-        (c, r["seed"], r["fold"], r["epoch"])
-        for c, attempts in state.attempts.items()
-        for name in attempts.values()
-        for r in Ledger(folder / "ledger").records_of(c, name)
-        if r["kind"] == "epoch" and state.counts(r)
-    ]
-    assert len(counted) == len(set(counted)) == EPOCHS
-    failures = [f for known in state.failures.values() for f in known]
-    assert {f["reason"] for f in failures} == {"node"}, failures
-    assert not any(f["final"] for f in failures)
-    assert not list((folder / "checkpoints").iterdir())
-    assert not list(folder.glob(".ray-*"))
-    return state
+def cut_off(nodes: Nodes, node: ClusterNode, folder: Path) -> tuple[float, set[int], int]:
+    """A node's raylet answers no more, and its trials continue where Ray can't reach them.
 
-
-def test_a_node_that_is_taken_away_with_notice_is_no_failure(nodes, sweep, undisturbed):
-    folder, process, lost, _ = sweep
-    nodes.drain(lost, seconds=2)
-    os.kill(lost.raylet, signal.SIGKILL)
-    assert toy_sweep.finished(process) == "finished"
-    assert check_went_on(folder, undisturbed).failures
-
-
-def test_a_lost_node_is_noticed_and_what_its_trials_write_afterwards_is_ignored_and_removed(nodes, sweep, undisturbed):
-    """A node that is cut off: its raylet answers no more, and its trials go on where Ray can't reach them."""
-    folder, process, lost, other = sweep
-    zombies = trials_on(folder / "marks", lost)
-    assert {lost.id, other.id} <= nodes.alive()
-    for pid in (lost.raylet, *zombies):
+    Returns after these have written: seconds until the loss was noticed, the trials, how many cells had begun before.
+    """
+    ledger = Ledger(folder / "ledger")
+    zombies = {line["pid"] for line in told(folder / "marks") if line["node"] == node.id}
+    assert node.id in nodes.alive()
+    attempts = {config: len(names) for config, names in ledger.read().attempts.items()}
+    for pid in (node.raylet, *zombies):
         os.kill(pid, signal.SIGSTOP)
     stopped, before = time.monotonic(), len(told(folder / "marks"))
-    ledger = Ledger(folder / "ledger")
     try:
-        wait_until(lambda: lost.id not in nodes.alive())
-        assert time.monotonic() - stopped < 7, "two health checks of 2.2 seconds, and the one that was under way"
-        given_up = wait_until(lambda: {c: a for c, a in ledger.read().attempts.items() if len(a) > 1})
+        wait_until(lambda: node.id not in nodes.alive())
+        noticed = time.monotonic() - stopped
+        given_up = wait_until(lambda: {c: a for c, a in ledger.read().attempts.items() if len(a) > attempts.get(c, 1)})
     finally:
         for pid in zombies:
             os.kill(pid, signal.SIGCONT)
-    first = {(config, names[1]): ledger.read().fences[config][1] for config, names in given_up.items()}
+    state = ledger.read()
+    ended = {(c, names[len(names) - 1]): state.fences[c][len(names) - 1] for c, names in given_up.items()}
 
     def has_written() -> bool:
-        return any(len(list(ledger.records_of(*attempt))) > fence for attempt, fence in first.items())
+        return any(len(list(ledger.records_of(*attempt))) > fence for attempt, fence in ended.items())
 
     # On a busy machine Ray may end it before its next epoch is done: then it has nothing to be ignored.
     wait_until(lambda: has_written() or not any(psutil.pid_exists(pid) for pid in zombies))
-    assert toy_sweep.finished(process) == "finished"
-    assert check_went_on(folder, undisturbed).failures
-    # Whoever goes on, even a trial that was lost before its first epoch, does so on the other node.
-    late = [line for line in told(folder / "marks")[before:] if line["pid"] not in zombies]
-    assert {line["node"] for line in late} == {other.id}
+    return noticed, zombies, before
+
+
+def test_the_sweep_has_the_scores_of_one_where_nothing_happens(story: Story) -> None:
+    """Each epoch is in one record that counts."""
+    assert story.status == "finished"
+    assert [c.state for c in story.state.history()] == ["complete"] * 4
+    assert toy_sweep.scores(story.state) == story.undisturbed
+    ledger = Ledger(story.folder / "ledger")
+    counted = [
+        (c, r["seed"], r["fold"], r["epoch"])
+        for c, attempts in story.state.attempts.items()
+        for name in attempts.values()
+        for r in ledger.records_of(c, name)
+        if r["kind"] == "epoch" and story.state.counts(r)
+    ]
+    assert len(counted) == len(set(counted)) == EPOCHS
+    assert not list((story.folder / "checkpoints").iterdir())
+    assert not list(story.folder.glob(".ray-*"))
+
+
+def test_a_node_that_is_taken_away_with_notice_is_no_failure(story: Story) -> None:
+    assert {(f["reason"], f["final"]) for f in story.taken_away} == {("node", False)}
+
+
+def test_a_lost_node_is_noticed_and_what_its_trials_write_afterwards_is_ignored_and_removed(story: Story) -> None:
+    assert story.noticed < 7, "two health checks of 2.2 seconds, and the one that was under way"
+    failures = [f for known in story.state.failures.values() for f in known]
+    assert {(f["reason"], f["final"]) for f in failures} == {("node", False)}, failures
+    assert len(failures) > len(story.taken_away)
+    # What was cut off, even a trial that was lost before its first epoch, continues on the last node.
+    assert story.late == {story.last.id}

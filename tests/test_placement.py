@@ -136,7 +136,7 @@ for gpus in (1, 0.5, 0.34, 0.3333, 0.0769):
     groups = [placement_group([{"CPU": 0.01, "GPU": gpus}]) for _ in range(most)]
     placed = sum(group.wait(10) for group in groups)
     groups.append(placement_group([{"CPU": 0.01, "GPU": gpus}]))
-    told["at_once"].append([gpus, most, placed, groups[-1].wait(0.5)])
+    told["at_once"].append([gpus, most, placed, groups[-1].wait(0.25)])
     for group in groups:
         remove_placement_group(group)
 print(json.dumps(told))

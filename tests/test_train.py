@@ -8,13 +8,14 @@ import time
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from toys import ThreeExitMLP, toy_mlp, toy_rows
 
 from leebert.checkpoint import BestWeights, Checkpoints
 from leebert.config import TrainConfig
 from leebert.data.batches import bucketed, plan_epoch, updates_per_epoch
+from leebert.data.noise import NoisyLabels
 from leebert.errors import CheckpointError, ConfigError, DataError, StorageError
 from leebert.losses import cross_entropy_per_exit
 from leebert.objective import ExitObjective
@@ -449,3 +450,32 @@ def test_buckets_save_padding():
 def test_a_batch_larger_than_half_the_data_is_refused_before_training():
     with pytest.raises(DataError, match="batch size 64 is too large for 96"):
         next(train_epochs(toy_mlp(), toy_rows(), config(batch_size=64)))
+
+
+@settings(max_examples=20)
+@given(share=st.floats(0, 0.9), seed=st.integers(0, 1000))
+def test_label_noise_replaces_its_share_of_labels_once_and_for_all(share, seed):
+    samples = toy_rows(40, classes=3)
+    noisy = NoisyLabels(samples, share, seed)
+    every = np.arange(40)
+    clean, changed = (s.collate(every)["labels"] for s in (samples, noisy))
+    assert int((clean != changed).sum()) == round(share * 40)
+    assert set(changed.tolist()) <= {0, 1, 2}
+    some = np.array([5, 3, 30])
+    assert torch.equal(noisy.collate(some)["labels"], changed[some])
+    assert torch.equal(NoisyLabels(samples, share, seed).collate(every)["labels"], changed)
+    assert torch.equal(noisy.collate(some)["features"], samples.collate(some)["features"])
+
+
+def test_label_noise_changes_training_but_not_the_validation_fold():
+    clean, noisy = (
+        fit(
+            toy_mlp(),
+            toy_rows(),
+            TrainConfig(batch_size=8, max_epochs=2, label_noise=share),
+            validation=toy_rows(24, seed=1),
+        )
+        for share in (0.0, 0.4)
+    )
+    assert clean.reports[-1].exits["loss"] != noisy.reports[-1].exits["loss"]
+    assert np.array_equal(clean.validation.labels, noisy.validation.labels)

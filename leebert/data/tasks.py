@@ -24,7 +24,16 @@ _HUB_SPLITS: Mapping[str, str] = {"train": "train", "dev": "validation", "test":
 
 @dataclasses.dataclass(frozen=True)
 class Hub:
-    """A data set on the Hugging Face hub, with the names of its columns and splits."""
+    """A data set on the Hugging Face hub, with the names of its columns and splits.
+
+    Attributes:
+        repo: Its id, `owner/name`.
+        config: Its configuration; None if it has one only.
+        text_columns: Names of its text columns.
+        label_column: Name of its label column.
+        splits: Split → its name on the hub.
+        revision: Revision; None: the newest.
+    """
 
     repo: str
     config: str | None

@@ -14,7 +14,12 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class Entropy:
-    """A sample exits when −Σ_k p_k ln p_k < threshold · unit (natural logarithm, so at most ln K)."""
+    """A sample exits when −Σ_k p_k ln p_k < threshold · unit (natural logarithm, so at most ln K).
+
+    Attributes:
+        threshold: The threshold.
+        unit: Its unit in nats: 1, or ln K for the normalised entropy.
+    """
 
     threshold: float
     unit: float = 1.0

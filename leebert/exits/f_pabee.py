@@ -20,6 +20,10 @@ class FPABEE:
 
     In the paper this divergence is the best of those compared. This implementation follows its definition, in nats, at most
     ln 2; the published code omits the two entropies, so its thresholds differ.
+
+    Attributes:
+        threshold: The threshold, in nats.
+        patience: p.
     """
 
     threshold: float

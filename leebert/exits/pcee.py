@@ -18,6 +18,10 @@ class PCEE:
     sample exits when it reaches `patience`, so at exit p at the earliest. At patience 1 this is the normalised entropy.
 
     The prediction is that exit's; the authors' averaging over the p exits is off in their experiments and not implemented.
+
+    Attributes:
+        entropy: The criterion at a single exit.
+        patience: p.
     """
 
     entropy: Entropy

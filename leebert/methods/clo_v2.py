@@ -23,10 +23,14 @@ class CLO:
     no more than plain ones. Step C, and every step of CLO-v1: θ as before, then *with the updated θ*
     ω ← ω − λ1 ∇ω L_B1 − λ2 ∇ω L_B2. B2 is drawn once in C steps.
 
-    `omega_in_cycle=False` follows section 3.4, where steps 1..C−1 update θ only.
-
-    With an outer objective O without weights (`outer`, beyond the paper), L_B1 and L_B2 in ω's update become O on B1 and B2.
+    With an outer objective O without weights (beyond the paper), L_B1 and L_B2 in ω's update become O on B1 and B2.
     Their only gradients for ω are those through θ's step (:mod:`leebert.optim.hypergradient`), and steps 1..C−1 update θ only.
+
+    Attributes:
+        cycle_length: C.
+        omega_in_cycle: Whether steps 1..C−1 update ω; False follows section 3.4, where they update θ only.
+        splits_data: Whether θ trains on D1 and ω also on D2.
+        outer: O; None: L(θ, ω), as in the paper.
     """
 
     cycle_length: int = 1

@@ -46,7 +46,14 @@ ALSO: Mapping[str, Mapping[str, Any]] = {
 
 
 class ThreeExitMLP(nn.Module):
-    """Three layers of tanh units on feature vectors, with a linear exit after each."""
+    """Three layers of tanh units on feature vectors, with a linear exit after each.
+
+    Args:
+        features: Size of a feature vector.
+        hidden: Units of each layer.
+        classes: K.
+        dropout: Probability of dropping an input of an exit.
+    """
 
     num_exits = 3
     depth = 3

@@ -274,8 +274,8 @@ def _warn_of_one_exit(sweeps: Sequence[LoadedSweep]) -> None:
     alone = sorted(a for a in methods if METHODS[a].one_exit)
     if alone and len(alone) < len(methods):
         log.info(
-            f"note: {', '.join(alone)} has one exit, and its score is that exit's; the score of the other methods is the mean "
-            "over all exits, shallow ones included"
+            f"note: the score of methods with one exit ({', '.join(alone)}) is that exit's; the score of the others is the "
+            "mean over all exits, including shallow ones"
         )
 
 

@@ -69,7 +69,15 @@ class PairedComparison:
 
 @dataclasses.dataclass(frozen=True)
 class FoldChoice:
-    """The configurations (ids) that the other folds select on each side for one run, and their difference in that run."""
+    """The configurations that the other folds select for one run.
+
+    Attributes:
+        seed: Seed of the run.
+        fold: Validation fold of the run.
+        a: Id of A's configuration.
+        b: Id of B's configuration.
+        difference: A minus B in this run, as a fraction.
+    """
 
     seed: int
     fold: int
@@ -82,8 +90,14 @@ class FoldChoice:
 class TunedComparison:
     """Tuned A minus tuned B: in each run, each side's best completed configuration by its mean over the other folds.
 
-    The other seeds of the same fold share its validation samples and are not used for the selection. `candidates` counts
-    the completed configurations of each side.
+    The other seeds of the same fold share its validation samples and are not used for the selection.
+
+    Attributes:
+        difference: The difference, as a fraction, with its corrected interval.
+        p_folds: p over folds, with seeds averaged; None if no fold has two seeds.
+        sign_flip_p: p of the sign-flip test over runs.
+        candidates: Number of completed configurations of each side.
+        choices: The selected configurations of each run.
     """
 
     difference: Interval
@@ -97,7 +111,18 @@ class TunedComparison:
 class Comparison:
     """A against B: one paired comparison per combination of the options that only one side uses, and the tuned one.
 
-    `sides` holds the ids of A's and B's configurations that match `where`.
+    Attributes:
+        option: The compared option.
+        a: Its value on side A.
+        b: Its value on side B.
+        where: Option → value that both sides have.
+        folds: Number of folds.
+        test_train_ratio: Validation samples of a fold / its training samples.
+        confidence: Confidence of the intervals.
+        sides: Ids of A's and B's configurations that match `where`.
+        lines: The paired comparisons.
+        tuned: Tuned A against tuned B; None if impossible.
+        warnings: What limits the conclusions, one sentence each.
     """
 
     option: str

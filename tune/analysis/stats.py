@@ -183,7 +183,14 @@ def holm_intervals(
 
 @dataclasses.dataclass(frozen=True)
 class Judge:
-    """The settings of a comparison, and its three tests under them."""
+    """The settings of a comparison, and its three tests under them.
+
+    Attributes:
+        test_train_ratio: Validation samples of a fold / its training samples.
+        confidence: Confidence of the intervals.
+        seed: Seed of the sign-flip test.
+        permutations: Patterns that the sign-flip test draws.
+    """
 
     test_train_ratio: float
     confidence: float = 0.95

@@ -98,7 +98,14 @@ def curves(
 
 @dataclasses.dataclass(frozen=True)
 class RankingObjective:
-    """The score of a run: its mean over exits, its score at a layer speed-up, or the area under its curve."""
+    """The score of a run: its mean over exits, its score at a layer speed-up, or the area under its curve.
+
+    Attributes:
+        kind: Which of the three.
+        speed_up: The layer speed-up; None for the others.
+        criterion: The exit criterion of curves.
+        patience: Its second parameter; None: the default.
+    """
 
     kind: Literal["score", "speed-up", "area"] = "score"
     speed_up: float | None = None
@@ -209,7 +216,13 @@ def curves_or_none(
 
 @dataclasses.dataclass(frozen=True)
 class FrontPoint:
-    """One point of the Pareto front: no configuration scores higher with as few layers."""
+    """One point of the Pareto front: no configuration scores higher at the same mean exit layer.
+
+    Attributes:
+        configuration: Id of the configuration.
+        layers: Mean exit layer.
+        score: Score, as a fraction.
+    """
 
     configuration: str
     layers: float

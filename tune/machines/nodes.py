@@ -131,22 +131,23 @@ class Stamp:
             raise SweepError(_refusal([(socket.gethostname(), *row) for row in differences]))
 
 
-def check_versions(address: str | None, timeout: float = SECONDS, packages: tuple[str, ...] = ()) -> None:
+def check_versions(address: str | None, timeout: float = SECONDS) -> None:
     """Check that all nodes of a cluster have the driver's versions. Ray must be initialised.
+
+    Packages that plugins come from are the matter of :func:`tune.running.outside.check_plugins`, which names the plugin.
 
     Args:
         address: Address of the cluster; None: this machine only, which needs no check.
         timeout: Seconds to wait for a node.
-        packages: Packages from which the sweep uses plugins.
 
     Raises:
         SweepError: A node differs, or does not respond in time.
     """
     if address is None:
         return
-    stamp = Stamp.local(packages)
+    stamp = Stamp.local()
     rows = []
-    for node in query_nodes(Query(packages=packages), timeout):
+    for node in query_nodes(Query(), timeout):
         if node.error or node.package_error:
             rows.append((node.name, "package", node.error or node.package_error, stamp.code))
         else:

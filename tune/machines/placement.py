@@ -24,7 +24,13 @@ _HEAD = "node:__internal_head__"
 
 @dataclasses.dataclass(frozen=True)
 class NodeType:
-    """A type of node that an autoscaler can start, at most `most` of it."""
+    """A type of node that an autoscaler can start.
+
+    Attributes:
+        name: Its name in the autoscaler's configuration.
+        resources: `CPU` and `GPU` of a node.
+        most: Largest number of nodes.
+    """
 
     name: str
     resources: Mapping[str, float]
@@ -33,7 +39,12 @@ class NodeType:
 
 @dataclasses.dataclass(frozen=True)
 class Autoscaler:
-    """A cluster's autoscaler: the types of nodes that it starts, at most `most` nodes in total."""
+    """A cluster's autoscaler.
+
+    Attributes:
+        kinds: The types of nodes that it starts.
+        most: Largest number of nodes in total.
+    """
 
     kinds: tuple[NodeType, ...]
     most: int

@@ -22,6 +22,11 @@ class HalvingPruner:
     """Lets one configuration in `eta` pass each rung; the best one and ties always pass.
 
     A configuration is compared with those that have reached the rung before it, so the first ones pass.
+
+    Attributes:
+        places: Positions of the sweep's epochs.
+        eta: The best 1/`eta` of the configurations continue.
+        min_epochs: First rung, in epochs over all runs of a configuration.
     """
 
     places: Places

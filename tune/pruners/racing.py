@@ -30,7 +30,13 @@ STARTUP = 3
 
 @dataclasses.dataclass(frozen=True)
 class RacingPruner:
-    """Prune a configuration whose probability of catching up with the best completed one is below `alpha`."""
+    """Prune a configuration whose probability of catching up with the best completed one is below `alpha`.
+
+    Attributes:
+        places: Positions of the sweep's epochs.
+        alpha: The probability.
+        min_epochs: Epochs, over all runs of a configuration, before it may be pruned.
+    """
 
     places: Places
     alpha: float = 0.1

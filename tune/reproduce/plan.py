@@ -48,7 +48,7 @@ _OWN_TRAINING = ("training.algorithm", "training.keep", "training.seed")
 
 @dataclasses.dataclass(frozen=True)
 class ReproductionRequest:
-    """The options of `leebert-tune reproduce`."""
+    """The options of `leebert-tune reproduce`, with the meaning, defaults and names of its command line (`set_` is `--set`)."""
 
     target: str
     task: str | None

@@ -53,7 +53,15 @@ class SimulatedSweep:
 
 @dataclasses.dataclass(frozen=True)
 class Simulation:
-    """The simulated sweeps over many orders of the configurations."""
+    """The simulated sweeps over many orders of the configurations.
+
+    Attributes:
+        sweep: Name of the recorded sweep.
+        settings: Pruner, searcher and concurrency, JSON-ready.
+        configurations: Number of recorded configurations.
+        left_out: Number of configurations that were not completed.
+        outcomes: One per order.
+    """
 
     sweep: str
     settings: Mapping[str, Any]

@@ -96,7 +96,7 @@ def new_sweep(spec: SweepSpec, name: str, *, address: str | None = None, device:
     if prepared.facts["truncated_rows"]:
         log.info(f"{prepared.facts['truncated_rows']} samples are truncated to {spec.max_length} tokens")
     start_ray(address)
-    check_versions(address, packages=prepared.outside.packages)
+    check_versions(address)
     check_plugins(address, prepared.outside)
     check_resources(spec.resources.cpus, spec.resources.gpus)
     warn_of_crowding(spec)
@@ -165,7 +165,7 @@ def resume_sweep(
         ):
             log.warning(f"warning: {line}, so new runs may differ from old ones in their last digits")
         start_ray(address)
-        check_versions(address, packages=prepared.outside.packages)
+        check_versions(address)
         check_plugins(address, prepared.outside)
         check_resources(spec.resources.cpus, spec.resources.gpus)
         repaired = _to_repair(folder, state, repair)

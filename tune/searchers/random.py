@@ -48,7 +48,12 @@ def draws(spec: SweepSpec, seed: int = 0) -> Iterator[dict[str, Any]]:
 
 @dataclasses.dataclass(frozen=True)
 class RandomSearcher:
-    """Suggests the first draw that is not in the history; more configurations continue the same sequence."""
+    """Suggests the first draw that is not in the history; more configurations continue the same sequence.
+
+    Attributes:
+        spec: The search space.
+        seed: Random seed.
+    """
 
     spec: SweepSpec
     seed: int = 0

@@ -37,6 +37,10 @@ class TpeSearcher:
 
     The method is a categorical value. An option that only some methods use is sampled only under these. Options that all
     methods use are modelled jointly, the others independently.
+
+    Attributes:
+        spec: The search space.
+        seed: Random seed.
     """
 
     spec: SweepSpec

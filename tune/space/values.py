@@ -57,9 +57,15 @@ class ValueList:
 
 @dataclasses.dataclass(frozen=True)
 class Range:
-    """Every number from `low` to `high`, both included; only whole numbers if the option takes an integer.
+    """Every number of an interval; only whole numbers if the option takes an integer.
 
-    Written ``{range: [low, high]}``, with an optional `step`, or ``{log_range: [low, high]}``, uniform in the logarithm.
+    Written ``{range: [low, high]}``, with an optional `step`, or ``{log_range: [low, high]}``.
+
+    Attributes:
+        low: The smallest number.
+        high: The largest number.
+        step: Distance of the numbers; None: every number.
+        log: Whether draws are uniform in the logarithm.
     """
 
     low: int | float

@@ -39,6 +39,13 @@ class Cell:
 
     Its score is that of its best epoch: the earliest of equals; an epoch with an exit above the majority class precedes
     those without. `best` is None before the first report and for a diverged run.
+
+    Attributes:
+        seed: Seed of the run.
+        fold: Validation fold of the run, from 0.
+        state: `running`, `finished` or `diverged`.
+        epochs: The reported epochs, in order.
+        chosen: The best epoch by the record of its end; None before. With several stages, it is one of the last stage.
     """
 
     seed: int
@@ -92,7 +99,12 @@ def describe(values: Any) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Placement:
-    """The placement of a configuration after memory ran out: alone on a GPU or a node, and in micro-batches."""
+    """The placement of a configuration after memory ran out.
+
+    Attributes:
+        alone: What the trial has for itself: a `gpu` or a `node`; empty: neither.
+        accumulate: Micro-batches per batch.
+    """
 
     alone: Literal["", "gpu", "node"] = ""
     accumulate: int = 1

@@ -85,9 +85,17 @@ class ConfigEnded(TrackingEvent):
 
 @dataclasses.dataclass(frozen=True)
 class Summary(TrackingEvent):
-    """Results over many configurations, under full names (`paired/diff`); `depth` by layer from 1.
+    """Results over many configurations.
 
     A summary with the same label and other contents replaces the old one.
+
+    Attributes:
+        label: Subject of the summary, unique within the sweep.
+        metrics: Values by full name, such as `paired/diff_pct`.
+        depth: Values by layer, from 1, by full name.
+        algorithm: The method; None for a difference of two.
+        colour: Colour in charts; None: the method's.
+        note: Description of its run.
     """
 
     label: str
@@ -115,7 +123,13 @@ class SweepEnded(TrackingEvent):
 
 @dataclasses.dataclass(frozen=True)
 class View:
-    """One saved view: `slug` names it in addresses, `name` in the menu; `state` is what MLflow restores."""
+    """One saved view.
+
+    Attributes:
+        slug: Its name in addresses.
+        name: Its name in MLflow's menu.
+        state: The selection of runs, charts and columns, as MLflow stores it.
+    """
 
     slug: str
     name: str

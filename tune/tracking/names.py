@@ -23,7 +23,16 @@ _PLACEHOLDERS = {"{exit}": r"\d{2,}", "{term}": r"\w+", "{option}": r"\w+", "{sp
 
 @dataclasses.dataclass(frozen=True)
 class Name:
-    """One entry of the list: the meaning of a name, its unit, its step, and the kinds of run that have it."""
+    """One entry of the list of names that a sweep writes to MLflow.
+
+    Attributes:
+        family: `metric`, `param` or `tag`.
+        pattern: The name, with placeholders in braces.
+        runs: Kinds of MLflow run that have it.
+        unit: Its unit.
+        step: What its steps count; `none`: a single value.
+        meaning: One clause for the documents.
+    """
 
     family: Family
     pattern: str

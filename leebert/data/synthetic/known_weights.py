@@ -197,7 +197,18 @@ class PlantedTeacher(KnownWeights):
     def teacher(
         self, x: torch.Tensor, labels: torch.Tensor, posterior: torch.Tensor, seed: int, generator: torch.Generator
     ) -> torch.Tensor:
-        """Compute the planted logits, (n, K)."""
+        """Compute the planted logits.
+
+        Args:
+            x: (n, F) features.
+            labels: (n,) class ids.
+            posterior: (n, K) true probabilities.
+            seed: Seed of the problem.
+            generator: Source of further random numbers.
+
+        Returns:
+            (n, K).
+        """
         raise NotImplementedError
 
 

@@ -1,0 +1,55 @@
+"""Wrong labels on purpose: symmetric label noise in training samples, for experiments with methods that should resist it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from leebert.record import Batch, SampleSet
+
+#: Samples that are collated at once to read their labels.
+_CHUNK = 512
+
+
+class NoisyLabels:
+    """Samples of which a share has the label of another class, each other class equally often; the choice never changes.
+
+    Args:
+        samples: The samples.
+        share: The share of wrong labels, rounded to whole samples.
+        seed: Seed of the choice.
+    """
+
+    def __init__(self, samples: SampleSet, share: float, seed: int) -> None:
+        self._samples = samples
+        labels = _labels(samples)
+        rng = np.random.default_rng(seed)
+        wrong = rng.permutation(len(labels))[: round(share * len(labels))]
+        classes = int(labels.max(initial=0)) + 1
+        offsets = rng.integers(1, max(classes, 2), size=len(wrong))
+        self._labels = labels.copy()
+        self._labels[wrong] = (labels[wrong] + offsets) % classes
+
+    def __len__(self) -> int:
+        return len(self._samples)
+
+    @property
+    def lengths(self) -> object:
+        return self._samples.lengths
+
+    def collate(self, indices: object) -> Batch:
+        """Make a batch of some samples, with the noisy labels."""
+        import torch
+
+        batch = dict(self._samples.collate(indices))
+        noisy = self._labels[np.asarray(indices)]
+        batch["labels"] = torch.as_tensor(noisy, dtype=batch["labels"].dtype)
+        return batch
+
+
+def _labels(samples: SampleSet) -> np.ndarray:
+    """Read all labels, (N,) int64."""
+    parts = [np.arange(start, min(start + _CHUNK, len(samples))) for start in range(0, len(samples), _CHUNK)]
+    return np.concatenate([samples.collate(part)["labels"].numpy() for part in parts])
