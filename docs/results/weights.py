@@ -132,7 +132,7 @@ def shapes(rows: benchmark.Rows) -> Iterator[str]:
 def draw(rows: benchmark.Rows) -> None:
     """Draw the mean weight of the known terms over the epochs, with the range over seeds."""
     figure, axes = plt.subplots(2, 4, figsize=(12, 5.6), constrained_layout=True, sharey=True)
-    chosen = variants(rows, at_rate(benchmark.RATES[-1]))
+    chosen = [v for v in variants(rows, at_rate(benchmark.RATES[-1])) if json.loads(v[1]).get("outer", "ce") == "ce"]
     for axis, (name, problem) in zip(axes.flat, PROBLEMS.items(), strict=False):
         for place, variant in enumerate(chosen):
             runs = rows.of(name, *variant)
@@ -143,7 +143,7 @@ def draw(rows: benchmark.Rows) -> None:
             style = {
                 "color": algorithm_colour(variant[0]),
                 "ls": ("-", "--", ":", "-.")[place % 4],
-                "lw": 3.2 - 0.3 * place,
+                "lw": 3.2 - 0.25 * place,
             }
             axis.plot(epochs, path.mean(axis=0), label=named(variant).replace("`", ""), **style)
             axis.fill_between(epochs, path.min(axis=0), path.max(axis=0), color=style["color"], alpha=0.12, lw=0)
@@ -157,7 +157,7 @@ def draw(rows: benchmark.Rows) -> None:
     last = axes.flat[-1]
     last.axis("off")
     last.legend(*axes.flat[0].get_legend_handles_labels(), loc="center", frameon=False)
-    figure.savefig(PICTURE, dpi=90)
+    figure.savefig(PICTURE, dpi=80)
 
 
 def rendered(page: str, rows: benchmark.Rows) -> str:
