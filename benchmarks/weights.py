@@ -50,7 +50,7 @@ SLOW: tuple[tuple[str, dict[str, Any]], ...] = (
 )
 #: λ2 at which ω moves by about 2, and as far as it wants, in 240 updates.
 RATES = (0.01, 0.1)
-#: Problems on which the other parametrisations are compared, at the larger rate.
+#: Problems and methods for which the other parametrisations are compared, at the larger rate; these methods also at the smaller.
 SHAPED = ("constant", "noisy_labels")
 SHAPES = ("raw", "softplus", "group_softmax")
 SHAPED_METHODS = ("slo", "clo-v2", "hyper-v2")
@@ -210,23 +210,28 @@ def shown(interval: Interval) -> str:
 
 def table(rows: Rows, problems: Sequence[str], methods: Sequence[tuple[str, str]]) -> Iterator[str]:
     """Yield the lines of one method × problem table, at most 80 columns wide."""
-    yield f"{'points from uniform-d1':24s}" + "".join(f"{p[:12]:>14s}" for p in problems)
+    yield f"{'points from uniform-d1':28s}" + "".join(f"{p[:12]:>13s}" for p in problems)
     fixed = [(p, rows.best_fixed(p)) for p in problems]
     best = ["-" if w is None else shown(rows.difference(p, CONTROL, fixed=w)) for p, w in fixed]
-    yield f"{'best fixed':24s}" + "".join(f"{value:>14s}" for value in best)
+    yield f"{'best fixed':28s}" + "".join(f"{value:>13s}" for value in best)
     for method, options in methods:
         values = [shown(rows.difference(p, method, options)) for p in problems]
-        yield f"{label(method, options):24s}" + "".join(f"{value:>14s}" for value in values)
+        if set(values) == {"-"}:
+            continue
+        yield f"{label(method, options):28s}" + "".join(f"{value:>13s}" for value in values)
 
 
 def options() -> argparse.Namespace:
     """Parse the command line."""
     made = parser(__doc__, rounds=10)
     made.set_defaults(threads=1)
-    made.add_argument("--out", type=Path, default=Path("docs/results/weights/runs.parquet"), metavar="FILE")
-    made.add_argument("--budget", type=float, default=float("inf"), metavar="MINUTES")
+    kept = Path("docs/results/weights/runs.parquet")
+    made.add_argument("--out", type=Path, default=kept, metavar="FILE", help="the finished runs (%(default)s)")
+    made.add_argument("--budget", type=float, default=float("inf"), metavar="MINUTES", help="start no run after these")
     made.add_argument("--problems", default=",".join(PROBLEMS), help="comma-separated (%(default)s)")
-    made.add_argument("--run", type=parsed, action="append", default=[], metavar="'METHOD KEY=VALUE ...'")
+    made.add_argument(
+        "--run", type=parsed, action="append", default=[], metavar="'METHOD KEY=VALUE ...'", help="more runs"
+    )
     return made.parse_args()
 
 
