@@ -66,7 +66,7 @@ def found_in(tmp_path: Path, task: str = "mrpc") -> dict[str, Any]:
     return found
 
 
-def test_it_answers_whether_learning_the_weights_paid(sweep, choose, tmp_path):
+def test_it_compares_learned_with_uniform_weights(sweep, choose, tmp_path):
     sweep("learned", algorithms=["uniform", "clo-v2", "hyper-v2"])
     said = choose("learned").out
     answer = found_in(tmp_path)["learned_weights"]

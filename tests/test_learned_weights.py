@@ -1,4 +1,4 @@
-"""Whether learning the loss weights paid: the answer of a sweep with uniform weights and methods that learn ω."""
+"""Learned against uniform loss weights: the answer of a sweep with uniform weights and methods that learn ω."""
 
 import numpy as np
 import pytest
@@ -30,11 +30,11 @@ def answer(folder):
 @pytest.mark.parametrize(
     ("gains", "expected"),
     [
-        ({"hyper-v2": 5}, "learning the loss weights paid on this data: tuned hyper-v2 is better than tuned uniform: +"),
-        ({"clo-v2": -6, "hyper-v2": -4}, "learning the loss weights did harm on this data: tuned uniform is better than tuned hyper-v2: +"),
-        ({"clo-v2": -6}, "whether learning the loss weights pays on this data is open: no significant difference between tuned "),
+        ({"hyper-v2": 5}, "learned loss weights are better than uniform ones on this data: tuned hyper-v2 is better than tuned uniform: +"),
+        ({"clo-v2": -6, "hyper-v2": -4}, "learned loss weights are worse than uniform ones on this data: tuned uniform is better than tuned hyper-v2: +"),
+        ({"clo-v2": -6}, "learned and uniform loss weights don't differ significantly on this data: no significant difference between tuned "),
     ],
-    ids=["paid", "harm", "open"],
+    ids=["better", "worse", "no difference"],
 )  # fmt: skip
 def test_the_answer_follows_the_runs(tmp_path, gains, expected):
     results, sentence = answer(sweep(tmp_path / "s", gains))
@@ -53,4 +53,6 @@ def test_the_control_may_train_on_d1_and_the_record_holds_numbers_and_words(tmp_
     (method,) = section["methods"]
     assert method["control"] == "uniform-d1"
     assert 0.02 < method["low"] < 0.05 < method["high"] < 0.08
-    assert section["conclusion"].startswith("learning the loss weights paid on this data: tuned clo-v2 is better")
+    assert section["conclusion"].startswith(
+        "learned loss weights are better than uniform ones on this data: tuned clo-v2 is better"
+    )

@@ -1,4 +1,4 @@
-"""Whether learning the loss weights paid: tuned methods that learn ω against tuned uniform weights of the same sweep."""
+"""Learned against uniform loss weights: tuned methods that learn ω against tuned uniform weights of the same sweep."""
 
 from __future__ import annotations
 
@@ -95,19 +95,19 @@ def against_uniform(sweep: LoadedSweep) -> tuple[AgainstUniform, ...]:
 
 
 def conclusion(results: tuple[AgainstUniform, ...]) -> str:
-    """Answer in one sentence whether learning the weights paid on this data; empty without results."""
+    """Return in one sentence whether learned weights are better than uniform ones on this data; empty without results."""
     if not results:
         return ""
     better = [r for r in results if r.significant and r.tuned.difference.mean > 0]
     worse = [r for r in results if r.significant and r.tuned.difference.mean < 0]
     if better:
         top = max(better, key=lambda r: r.tuned.difference.mean)
-        return f"learning the loss weights paid on this data: {top.in_words()}"
+        return f"learned loss weights are better than uniform ones on this data: {top.in_words()}"
     if len(worse) == len(results):
         least = max(worse, key=lambda r: r.tuned.difference.mean)
-        return f"learning the loss weights did harm on this data: {least.in_words()}"
+        return f"learned loss weights are worse than uniform ones on this data: {least.in_words()}"
     most = max(results, key=lambda r: r.tuned.difference.mean)
-    return f"whether learning the loss weights pays on this data is open: {most.in_words()}"
+    return f"learned and uniform loss weights don't differ significantly on this data: {most.in_words()}"
 
 
 def recorded(results: tuple[AgainstUniform, ...]) -> Mapping[str, Any] | None:
