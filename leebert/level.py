@@ -293,6 +293,9 @@ class StageLevel:
                 )
         return omega
 
+    def weights(self) -> torch.Tensor:
+        return self.stage.objective.weights(self.state).detach()
+
     def next_d2(self) -> Batch:
         with self._own_numbers():  # collating may augment samples
             return self.to_device(next(self.d2))

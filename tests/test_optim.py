@@ -16,6 +16,7 @@ from leebert.level import StageLevel
 from leebert.methods.blo import BLO
 from leebert.methods.clo_v1 import ReusingCLO
 from leebert.methods.clo_v2 import CLO
+from leebert.methods.uncertainty import Uncertainty
 from leebert.objective import ExitObjective
 from leebert.record import Record
 from leebert.runtime import Runtime
@@ -196,6 +197,9 @@ class CountingLevel:
     def omega_step(self, **terms):
         self.calls.append("omega:" + "+".join(sorted(terms)))
 
+    def weights(self):
+        return torch.ones(1)
+
     def next_d2(self):
         self.calls.append("d2")
         return {}
@@ -279,6 +283,24 @@ def test_reusing_a_forward_agrees_with_algorithm_1_on_where_omega_goes():
     ce = torch.tensor([kept["ce"], reused["ce"]])
     assert kept != reused
     assert (ce[0] - ce[1]).abs().max() < 0.15 * (1 - ce[0]).abs().max()
+
+
+def test_uncertainty_weighting_ends_at_half_the_inverse_of_each_loss():
+    config = TrainConfig(
+        algorithm="uncertainty",
+        batch_size=8,
+        precision="fp32",
+        parametrisation="softplus",
+        omega_optimizer="sgd",
+        lr_omega=0.1,
+    )
+    stage = Stage("s", ExitObjective.of(config, 3), CLO())
+    level = StageLevel(toy_mlp(), stage, config, CPU, (0,))
+    losses = torch.linspace(0.2, 2, len(level.state["omega"]))
+    level.theta_step = lambda batch: losses
+    for _ in range(2000):
+        Uncertainty().step(level, {}, 0)
+    torch.testing.assert_close(level.weights(), 0.5 / losses, rtol=1e-3, atol=0)
 
 
 def adam_by_hand(gradients, rates):

@@ -47,6 +47,7 @@ METHODS: Registry[Method] = Registry(
         "rand": "rand",
         "uniform": "uniform",
         "uniform-d1": "uniform_d1",
+        "uncertainty": "uncertainty",
         "slo": "slo",
         "blo": "blo",
         "hyper": "hyper",

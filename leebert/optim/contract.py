@@ -142,6 +142,10 @@ class Level(Protocol):
         """
         ...
 
+    def weights(self) -> torch.Tensor:
+        """Return the present weights w, (n,), without a graph."""
+        ...
+
     def next_d2(self) -> Batch:
         """Return the next batch B2 of this epoch's D2."""
         ...
