@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -76,6 +76,7 @@ class StageLevel:
             if config.omega_optimizer == "adam_each":
                 self.omega_optimizer_at_lr_theta = make([self.state["omega"]], lr=self.lr_theta)
         self.memory: dict[str, torch.Tensor] = {}  # of a rule that replaces the optimiser of ω
+        self.averages: dict[str, torch.Tensor] = {}  # of vectors of θ's size, by parameter
         self.d2: Iterator[Batch] = iter(())
         self.seed = (*seed, stage.name, "omega")
         self.epoch = self.steps = 0  # epoch of the stage; θ updates in the epoch
@@ -293,6 +294,15 @@ class StageLevel:
                 )
         return omega
 
+    @torch.no_grad()
+    def moving_average(self, v: Sequence[torch.Tensor], decay: float) -> Sequence[torch.Tensor]:
+        for name, new in zip(self.theta, v, strict=True):
+            if name in self.averages:
+                self.averages[name].lerp_(new, 1 - decay)
+            else:
+                self.averages[name] = new.clone()
+        return [self.averages[name] for name in self.theta]
+
     def weights(self) -> torch.Tensor:
         return self.stage.objective.weights(self.state).detach()
 
@@ -317,6 +327,7 @@ class StageLevel:
                 if isinstance(value, torch.Tensor):
                     tensors[f"{kind}/{key}"] = value
         tensors |= {f"memory/{name}": t.clone() for name, t in self.memory.items()}  # two may share their storage
+        tensors |= {f"average/{name}": t for name, t in self.averages.items()}
         return tensors | {f"state/{name}": t for name, t in self.state.items()}
 
     def load_optimizer_tensors(self, tensors: Mapping[str, torch.Tensor]) -> None:
@@ -328,6 +339,8 @@ class StageLevel:
                 self.state[inner].copy_(value)
             elif kind == "memory":
                 self.memory[inner] = value.to(self.runtime.device)
+            elif kind == "average":
+                self.averages[inner] = value.to(self.theta[inner].device)
             elif kind in of_omega:
                 # By default Adam keeps its step count on the CPU.
                 moved = value if inner == "step" else value.to(self.runtime.device)

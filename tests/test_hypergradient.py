@@ -195,7 +195,7 @@ def test_outer_objectives_without_weights_reach_omega_through_theta_alone(name, 
     for batch in earlier:
         level.theta_step(batch)
     expected, _ = by_double_backward(level, b1, b2, OBJECTIVES[outer])
-    options = {"one_sided": False} if name == "hyper-v2" else {}
+    options = {"one_sided": False, "averaging": 0.0} if name == "hyper-v2" else {}
     found = hypergradient(level, b1, b2, of_method(name, outer=outer, **options))
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4 * expected.abs().max().item())
 
@@ -245,6 +245,21 @@ def test_under_bf16_a_one_sided_difference_starts_from_a_forward_in_float32():
 
     exact, rounded = found(torch.float32), found(torch.bfloat16)
     assert (rounded - exact).norm() < 0.05 * exact.norm()
+
+
+def test_an_averaged_gradient_of_the_outer_objective_halves_towards_each_new_one():
+    b1, b2, b3 = batches(3)
+    gradients, averages = [], []
+    level = level_of(Net(), OPTIMIZERS["sgd"])
+    gradient, average = level.gradient, level.moving_average
+    level.gradient = lambda *given: (result := gradient(*given), gradients.append(result[1]))[0]
+    level.moving_average = lambda *given: (result := average(*given), averages.append([x.clone() for x in result]))[0]
+    algorithm = Hyper(OBJECTIVES["ce"], averaging=0.5)
+    for batch in (b2, b3):
+        hypergradient(level, b1, batch, algorithm)
+    for first, second, one, both in zip(*gradients, *averages, strict=True):
+        torch.testing.assert_close(one, first)
+        torch.testing.assert_close(both, (first + second) / 2)
 
 
 def test_within_a_cycle_theta_takes_plain_steps():

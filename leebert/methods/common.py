@@ -26,7 +26,7 @@ JOINT = FIRST | {"gradient_equilibrium"}
 
 
 #: Own options of methods that only decide how ω learns, beside those of CYCLES.
-OUTER = frozenset({"outer", "one_sided", "reuse_forward"})
+OUTER = frozenset({"outer", "one_sided", "averaging", "reuse_forward"})
 
 
 class SplitOptions(Frozen):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from leebert.methods.common import D2_OPEN, DISTILLATION, FIRST, SAMPLED, OuterOptions, outer_of
@@ -11,6 +12,8 @@ from leebert.optim.hypergradient import effect_of_weights
 from leebert.optim.outer import OuterObjective
 
 if TYPE_CHECKING:
+    import torch
+
     from leebert.optim.contract import Level
     from leebert.record import Batch
 
@@ -26,11 +29,14 @@ class Hyper:
         outer: O on B2; None: L_B2(θ', ω), which also depends on ω directly.
         cycle_length: ω is updated in every C-th step; the other steps are plain ones.
         one_sided: Whether differences are one-sided.
+        averaging: Decay of a moving average of the gradients of O. Each gradient of ω is a product of two noisy vectors of θ's
+            size, and most of its noise is the product of their noises; an average on one side takes most of that away.
     """
 
     outer: OuterObjective | None = None
     cycle_length: int = 1
     one_sided: bool = False
+    averaging: float = 0.0
     splits_data: bool = True
 
     def step(self, level: Level, b1: Batch, position: int) -> int:
@@ -38,7 +44,10 @@ class Hyper:
             level.theta_step(b1)
             return position + 1
         taken = level.look_ahead(b1)
+        v: Sequence[torch.Tensor]
         direct, v = level.gradient(level.next_d2(), self.outer)
+        if self.averaging:
+            v = level.moving_average(v, self.averaging)
         through = effect_of_weights(taken, v, one_sided=self.one_sided)
         level.omega_step(at_lr_omega=through if self.outer else direct + through)
         return 0

@@ -22,10 +22,18 @@ class Options(OuterOptions):
         "(ours).",
     )
 
+    averaging: float = Field(
+        0.8,
+        ge=0,
+        lt=1,
+        description="Decay of the moving average of the outer objective's gradient by θ, whose noise is most of ω's; 0: none (ours, "
+        "measured in docs/results/weights.md). It needs memory for one more vector of θ's size, in checkpoints, too.",
+    )
+
 
 def omega(config: Any) -> Hyper:
     """Make the step along the hypergradient, in cycles of C."""
-    return Hyper(outer_of(config), config.cycle_length, config.own["one_sided"])
+    return Hyper(outer_of(config), config.cycle_length, config.own["one_sided"], config.own["averaging"])
 
 
 def costs(config: Any) -> list[tuple[int, float]]:

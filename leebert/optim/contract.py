@@ -142,6 +142,18 @@ class Level(Protocol):
         """
         ...
 
+    def moving_average(self, v: Sequence[torch.Tensor], decay: float) -> Sequence[torch.Tensor]:
+        """Average vectors of θ's size over the steps of a stage, with exponential decay; checkpoints hold the average.
+
+        Args:
+            v: The vector of this step, one tensor per parameter.
+            decay: Weight of the average so far, below 1; the first call returns `v`.
+
+        Returns:
+            The average, one tensor per parameter; the next call changes it.
+        """
+        ...
+
     def weights(self) -> torch.Tensor:
         """Return the present weights w, (n,), without a graph."""
         ...
