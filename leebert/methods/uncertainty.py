@@ -42,6 +42,6 @@ METHOD = Method(
     differs=f"published for tasks, not exits, with w = exp(−s); here w is that of the parametrisation; {OMEGA_OPEN}",
     options=DISTILLATION | OMEGA | JOINT,
     omega=omega,
-    colour="#8a6d3b",
+    colour="#827717",
     chart_order=5,
 )
