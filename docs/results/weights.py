@@ -26,6 +26,7 @@ sys.path.insert(0, str(HERE.parents[1] / "benchmarks"))
 import weights as benchmark  # noqa: E402  (the benchmark, not this file)
 
 PAGE, RUNS, PICTURE = HERE / "weights.md", HERE / "weights" / "runs.parquet", HERE / "weights" / "marked.png"
+BIAS = HERE / "weights" / "hypergradient.json"  # by benchmarks/hypergradient.py
 DEFAULT = "exit_softmax"
 #: Drawn beside the methods at their defaults.
 DRAWN = ("hyper", {"outer": "ce"})
@@ -131,6 +132,18 @@ def shapes(rows: benchmark.Rows) -> Iterator[str]:
         yield f"| {named(variant, shape=True)} | " + " | ".join(cells) + " |"
 
 
+def bias() -> Iterator[str]:
+    """The one-step hypergradient against unrolled differentiation, and finite differences against autograd."""
+    figures = json.loads(BIAS.read_text().splitlines()[-1])["figures"]
+    named = [key.partition(": ") for key in figures]
+    names = list(dict.fromkeys(name for name, _, _ in named))
+    yield "| | " + " | ".join(f"`{name}`" for name in names) + " |"
+    yield "| --- |" + " ---: |" * len(names)
+    for figure in dict.fromkeys(figure for _, _, figure in named):
+        cells = [f"{figures[f'{name}: {figure}']:.{5 if 'error' in figure else 2}f}" for name in names]
+        yield f"| {figure} | " + " | ".join(cells) + " |"
+
+
 def draw(rows: benchmark.Rows) -> None:
     """Draw the mean weight of the known terms over the epochs, with the range over seeds."""
     figure, axes = plt.subplots(2, 4, figsize=(12, 5.6), constrained_layout=True, sharey=True)
@@ -172,6 +185,7 @@ def rendered(page: str, rows: benchmark.Rows) -> str:
         "ends": ends(rows, large),
         "small": compared(rows, small),
         "shapes": shapes(rows),
+        "bias": bias(),
     }
     for name, lines in tables.items():
         text = "\n".join(lines)
