@@ -28,6 +28,7 @@ from common import Result, parser, start, stop
 
 from leebert.data.synthetic.known_weights import PROBLEMS
 from leebert.files import replaced
+from leebert.methods import applies
 from leebert.testing.known_weights import trained
 from tune.analysis.stats import Interval, corrected_t
 
@@ -105,7 +106,7 @@ def label(algorithm: str, options: str) -> str:
     """Return a row's name: the method and the values of its options, λ2 last."""
     values = json.loads(options)
     rate = values.pop("lr_omega", "")
-    return " ".join([algorithm, *(str(value) for value in values.values()), str(rate)])
+    return " ".join([algorithm, *(f"{key}={value}" for key, value in values.items()), str(rate)])
 
 
 class Rows:
@@ -148,11 +149,17 @@ class Rows:
 
     def difference(self, problem: str, algorithm: str, options: str = "{}", fixed: float | None = None) -> Interval:
         """Compare with uniform weights, in pairs by seed; a fraction. Seeds draw new problems, so the t-test is exact."""
-        scores, control = self.scores(problem, algorithm, options, fixed), self.scores(problem, CONTROL)
+        control = self.scores(problem, CONTROL, control_options(options) if algorithm != CONTROL else "{}")
+        scores = self.scores(problem, algorithm, options, fixed)
         seeds = sorted(s for s in scores.keys() & control.keys() if s not in CHOOSING)
         if not seeds:
             return Interval(np.nan, np.nan, np.nan, np.nan, 0)
         return corrected_t([scores[seed] - control[seed] for seed in seeds], 0.0)
+
+
+def control_options(options: str) -> str:
+    """Return those of a run's options that uniform weights read, too, such as the temperature: its control has them."""
+    return dumped({key: value for key, value in json.loads(options).items() if applies(key, CONTROL)})
 
 
 def _run(row: dict[str, Any]) -> Run:
@@ -185,6 +192,7 @@ def planned(rows: Rows, problems: Sequence[str], seeds: int, extra: Sequence[tup
             yield Run(problem, CONTROL, fixed=weight, seed=seed)
         yield from (Run(problem, method, at_rate(RATES[-1], own), seed=seed) for method, own in METHODS)
     for seed, problem in pairs:
+        yield from (Run(problem, CONTROL, control_options(options), seed=seed) for _, options in extra)
         yield from (Run(problem, method, options, seed=seed) for method, options in extra)
     for seed, problem in pairs:
         yield from (Run(problem, method, options, seed=seed) for method, options in UNIFORM)

@@ -111,6 +111,8 @@ class TrainConfig(StandardOptions):
             errors = [*again(error), *errors]
         if errors:
             raise ValidationError.from_exception_data(cls.__name__, errors)
+        if method.conflict and (problem := method.conflict(config)):
+            raise ValueError(problem)
         return config
 
     @model_serializer(mode="wrap")

@@ -96,7 +96,7 @@ class TakenStep:
         if self.exact:
             return self.losses
         still = [torch.zeros((), device=p.device).expand_as(p) for p in self.start.values()]
-        return self.losses_at(still, self.clipped)
+        return self.losses_at(still, torch.zeros((), device=self.clipped.device))
 
 
 def _inner(a: Sequence[torch.Tensor], b: Sequence[torch.Tensor]) -> torch.Tensor:

@@ -174,7 +174,9 @@ def _stage(
         tracker.peak = 0
         level.start_epoch(itertools.repeat(batch(samples, length)))
         # The last step of a cycle needs most where ω is only learned there; the first one where it is not.
-        for position in dict.fromkeys((0, getattr(stage.algorithm, "cycle_length", 1) - 1)):
+        # Twice, since a moving average exists from the first update of ω on.
+        last = getattr(stage.algorithm, "cycle_length", 1) - 1
+        for position in (0, last, last) if stage.algorithm.splits_data else (0,):
             stage.algorithm.step(level, batch(samples, length), position)
         if stage.algorithm.splits_data:  # forward passes for ω can be in the last step of a cycle only
             level.losses(batch(samples, length))

@@ -18,7 +18,7 @@ import torch
 
 from leebert.checkpoint import Checkpoints, Snapshot
 from leebert.config import COST_ONLY, TrainConfig
-from leebert.data.batches import plan_epoch, updates_per_epoch
+from leebert.data.batches import plan_epoch, size_of_fixed_d2, updates_per_epoch
 from leebert.data.noise import NoisyLabels
 from leebert.deprecated import renamed_arguments, warn_renamed
 from leebert.errors import CheckpointError, ConfigError
@@ -251,6 +251,8 @@ class _Training:
         config, samples = self.config, len(self.rows)
         if config.label_noise:
             self.rows = NoisyLabels(self.rows, config.label_noise, derive_seed(*self.seed, "label noise"))
+        if share := config.own.get("fixed_d2"):
+            size_of_fixed_d2(samples, config.batch_size, share)
         self.lengths = np.asarray(self.rows.lengths)
         self.per_epoch = updates_per_epoch(samples, config.batch_size)
         self.longest = epochs_of(self.stages, config)
@@ -557,7 +559,7 @@ def _weights(stage: Stage, state: ObjectiveState) -> dict[str, list[float]]:
 
 NEGATIVE = (
     "loss weight(s) are negative, so the optimiser increases their terms; "
-    "set parametrisation to softplus, exit_softmax or group_softmax"
+    "set parametrisation to softplus, exit_softmax, group_softmax or exit_teacher"
 )
 
 

@@ -406,7 +406,7 @@ def test_what_a_batch_does_not_touch_has_no_part_in_the_direction():
 )
 def test_an_optimiser_that_cannot_be_differentiated_is_refused(optimizer, options):
     b1, b2 = batches(2)
-    with pytest.raises(ConfigError, match=f"hyper can't differentiate a step of {optimizer.__name__}"):
+    with pytest.raises(ConfigError, match=f"a hypergradient can't differentiate a step of {optimizer.__name__}"):
         hypergradient(level_of(Net(), lambda p: optimizer(p, lr=1.0, **options)), b1, b2)
 
 

@@ -1,5 +1,7 @@
 """Learned against uniform loss weights: the answer of a sweep with uniform weights and methods that learn ω."""
 
+import re
+
 import numpy as np
 import pytest
 from scored_sweep import scored_sweep
@@ -7,7 +9,7 @@ from scored_sweep import scored_sweep
 from tune.analysis.learned_weights import against_uniform, conclusion, recorded
 from tune.analysis.sweeps import LoadedSweep
 
-METHODS = ["uniform", "clo-v2", "hyper-v2", "uniform-d1", "slo", "rand"]
+METHODS = ["uniform-d1", "clo-v2", "hyper-v2", "uniform", "slo", "rand", "lle"]
 
 
 def sweep(folder, gains, algorithms=METHODS[:3], **change):
@@ -30,17 +32,36 @@ def answer(folder):
 @pytest.mark.parametrize(
     ("gains", "expected"),
     [
-        ({"hyper-v2": 5}, "learned loss weights are better than uniform ones on this data: tuned hyper-v2 is better than tuned uniform: +"),
-        ({"clo-v2": -6, "hyper-v2": -4}, "learned loss weights are worse than uniform ones on this data: tuned uniform is better than tuned hyper-v2: +"),
-        ({"clo-v2": -6}, "learned and uniform loss weights don't differ significantly on this data: no significant difference between tuned "),
+        ({"hyper-v2": 5}, r"are better than uniform ones on this data, by method: tuned hyper-v2 is better than tuned uniform-d1: \+"),
+        (
+            {"clo-v2": -6, "hyper-v2": -4},
+            r"are worse .*: tuned uniform-d1 is better than tuned clo-v2: .*; tuned uniform-d1 is better than tuned hyper-v2: ",
+        ),
+        ({"clo-v2": -6}, r"are worse .*: tuned uniform-d1 is better than tuned clo-v2: \+[^;]*$"),
+        ({"clo-v2": -6, "hyper-v2": 5}, r"are better or worse .*: tuned hyper-v2 is better .*; tuned uniform-d1 is better"),
+        ({}, r"don't differ significantly on this data; the largest difference: no significant difference between tuned "),
     ],
-    ids=["better", "worse", "no difference"],
+    ids=["better", "worse", "one worse", "both", "no difference"],
 )  # fmt: skip
 def test_the_answer_follows_the_runs(tmp_path, gains, expected):
     results, sentence = answer(sweep(tmp_path / "s", gains))
-    assert [(r.method, r.control) for r in results] == [("clo-v2", "uniform"), ("hyper-v2", "uniform")]
-    assert sentence.startswith(expected)
+    assert [(r.method, r.control) for r in results] == [("clo-v2", "uniform-d1"), ("hyper-v2", "uniform-d1")]
+    assert re.search(expected, sentence)
     assert "97.5 % CI" in sentence, "two methods: their intervals hold together"
+
+
+def test_methods_on_all_samples_have_uniform_weights_on_them_as_control(tmp_path):
+    results, _ = answer(sweep(tmp_path / "s", {}, ["uniform", "uniform-d1", "slo", "clo-v2"]))
+    assert [(r.method, r.control) for r in results] == [("slo", "uniform"), ("clo-v2", "uniform-d1")]
+
+
+def test_a_control_on_other_samples_is_named_as_such(tmp_path):
+    _, sentence = answer(sweep(tmp_path / "s", {"clo-v2": 5}, ["uniform", "clo-v2"]))
+    assert sentence.endswith("; uniform-d1 would have the same batches")
+
+
+def test_methods_with_teachers_of_their_own_are_not_compared(tmp_path):
+    assert answer(sweep(tmp_path / "s", {"lle": 5}, ["uniform-d1", "lle"])) == ((), "")
 
 
 def test_without_uniform_weights_or_learned_ones_there_is_no_answer(tmp_path):
@@ -54,5 +75,5 @@ def test_the_control_may_train_on_d1_and_the_record_holds_numbers_and_words(tmp_
     assert method["control"] == "uniform-d1"
     assert 0.02 < method["low"] < 0.05 < method["high"] < 0.08
     assert section["conclusion"].startswith(
-        "learned loss weights are better than uniform ones on this data: tuned clo-v2 is better"
+        "learned loss weights are better than uniform ones on this data, by method: tuned clo-v2 is better"
     )

@@ -12,7 +12,8 @@ from encoders import OF_ENCODERS, batch, encoder
 from test_methods_on_encoders import AS_PABEE
 from toys import toy_mlp, toy_rows
 
-from leebert.config import TrainConfig
+from leebert.config import TrainConfig, parse
+from leebert.errors import ConfigError
 from leebert.methods import METHODS, applies, specific
 from leebert.model import build_model
 from leebert.record import TensorSamples
@@ -109,3 +110,27 @@ def test_options_that_a_method_names_change_what_it_trains(name, option):
     on_encoder = name in OF_ENCODERS or option == "gradient_equilibrium"
     takes = ALSO.get(option, {})
     assert weights(name, on_encoder, **takes) != weights(name, on_encoder, **{**takes, option: CHANGED[option]})
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"algorithm": "blo", "outer": "ce", "gradient_equilibrium": True},
+            "outer: ce takes a hypergradient, .* remove one",
+        ),
+        ({"algorithm": "lle", "outer": "score", "gradient_equilibrium": True}, "outer: score takes a hypergradient"),
+        (
+            {"algorithm": "clo-v1", "outer": "ce", "reuse_forward": True},
+            "reuse_forward: with outer: ce, L_B1 is not needed",
+        ),
+        (
+            {"algorithm": "hyper-v2", "fixed_d2": 0.2, "finetune_first": True},
+            "fixed_d2: with finetune_first, θ first trains",
+        ),
+        ({"algorithm": "uniform-d1", "fixed_d2": 0.2, "finetune_first": True}, "fixed_d2: with finetune_first"),
+    ],
+)
+def test_options_that_exclude_each_other_are_refused_with_the_configuration(options, message):
+    with pytest.raises(ConfigError, match=message):
+        parse(TrainConfig, options, "file")

@@ -20,7 +20,7 @@ from leebert.errors import CheckpointError, ConfigError, DataError, StorageError
 from leebert.losses import cross_entropy_per_exit
 from leebert.objective import ExitObjective
 from leebert.optim.fixed import Fixed
-from leebert.record import MultiExit
+from leebert.record import MultiExit, TensorSamples
 from leebert.stages import Stage
 from leebert.stages import linear as schedule
 from leebert.train import fit, train_epochs
@@ -480,7 +480,7 @@ def test_a_batch_larger_than_half_the_data_is_refused_before_training():
 @settings(max_examples=20)
 @given(share=st.floats(0, 0.9), seed=st.integers(0, 1000))
 def test_label_noise_replaces_its_share_of_labels_once_and_for_all(share, seed):
-    samples = toy_rows(40, classes=3)
+    samples = TensorSamples(features=torch.randn(40, 2), labels=torch.arange(40) % 3)
     noisy = NoisyLabels(samples, share, seed)
     every = np.arange(40)
     clean, changed = (s.collate(every)["labels"] for s in (samples, noisy))
@@ -490,6 +490,12 @@ def test_label_noise_replaces_its_share_of_labels_once_and_for_all(share, seed):
     assert torch.equal(noisy.collate(some)["labels"], changed[some])
     assert torch.equal(NoisyLabels(samples, share, seed).collate(every)["labels"], changed)
     assert torch.equal(noisy.collate(some)["features"], samples.collate(some)["features"])
+
+
+def test_label_noise_needs_two_classes():
+    samples = TensorSamples(features=torch.zeros(4, 2), labels=torch.zeros(4, dtype=torch.long))
+    with pytest.raises(DataError, match="label_noise: all training samples have label 0"):
+        NoisyLabels(samples, 0.5, 0)
 
 
 def test_label_noise_changes_training_but_not_the_validation_fold():

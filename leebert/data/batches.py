@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -34,6 +35,26 @@ def updates_per_epoch(samples: int, batch_size: int) -> int:
             f"updates, here none; use a batch size of at most {max(1, samples // 2)}"
         )
     return updates
+
+
+def size_of_fixed_d2(samples: int, batch_size: int, share: float) -> int:
+    """Return the size of a D2 that stays the same in every epoch.
+
+    Args:
+        samples: N, the size of the training split.
+        batch_size: B.
+        share: The share of D2, above 0.
+
+    Raises:
+        DataError: D2 has no full batch.
+    """
+    size = round(share * samples)
+    if size < batch_size:
+        raise DataError(
+            f"fixed_d2 {share:g} of {samples} training samples is {size}, less than a batch of {batch_size}: use a share of at "
+            f"least {math.ceil(1000 * batch_size / samples) / 1000:g}, or a smaller batch size"
+        )
+    return size
 
 
 def bucketed(indices: np.ndarray, lengths: np.ndarray, batch_size: int, rng: np.random.Generator) -> np.ndarray:
@@ -110,12 +131,7 @@ def plan_epoch(
     updates = updates_per_epoch(n, batch_size)
     if splits_data and fixed_d2:
         order = generator(*seed, "fixed split").permutation(n)
-        size = round(fixed_d2 * n)
-        if size < batch_size:
-            raise DataError(
-                f"fixed_d2 {fixed_d2:g} of {n} training samples is {size}, less than a batch of {batch_size}: use a share of at "
-                f"least {batch_size / n:.2g}, or a smaller batch size"
-            )
+        size = size_of_fixed_d2(n, batch_size, fixed_d2)
         d1 = bucketed(order[size:], lengths, batch_size, generator(*seed, "split", epoch))[:updates]
         return EpochPlan(d1, order[:size], lengths, batch_size, (*seed, epoch))
     if splits_data:

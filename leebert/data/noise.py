@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from leebert.errors import DataError
+
 if TYPE_CHECKING:
     from leebert.record import Batch, SampleSet
 
@@ -14,12 +16,15 @@ _CHUNK = 512
 
 
 class NoisyLabels:
-    """Samples of which a share has the label of another class, each other class equally often; the choice never changes.
+    """Samples of which a share has the label of another class up to the largest one, each equally often; the choice is fixed.
 
     Args:
         samples: The samples.
         share: The share of wrong labels, rounded to whole samples.
         seed: Seed of the choice.
+
+    Raises:
+        DataError: There is no other class.
     """
 
     def __init__(self, samples: SampleSet, share: float, seed: int) -> None:
@@ -28,7 +33,9 @@ class NoisyLabels:
         rng = np.random.default_rng(seed)
         wrong = rng.permutation(len(labels))[: round(share * len(labels))]
         classes = int(labels.max(initial=0)) + 1
-        offsets = rng.integers(1, max(classes, 2), size=len(wrong))
+        if classes < 2:
+            raise DataError("label_noise: all training samples have label 0, so there is no other class; set it to 0")
+        offsets = rng.integers(1, classes, size=len(wrong))
         self._labels = labels.copy()
         self._labels[wrong] = (labels[wrong] + offsets) % classes
 
@@ -45,11 +52,11 @@ class NoisyLabels:
 
         batch = dict(self._samples.collate(indices))
         noisy = self._labels[np.asarray(indices)]
-        batch["labels"] = torch.as_tensor(noisy, dtype=batch["labels"].dtype)
+        batch["labels"] = torch.as_tensor(noisy, dtype=batch["labels"].dtype, device=batch["labels"].device)
         return batch
 
 
 def _labels(samples: SampleSet) -> np.ndarray:
     """Read all labels, (N,) int64."""
     parts = [np.arange(start, min(start + _CHUNK, len(samples))) for start in range(0, len(samples), _CHUNK)]
-    return np.concatenate([samples.collate(part)["labels"].numpy() for part in parts])
+    return np.concatenate([samples.collate(part)["labels"].cpu().numpy() for part in parts])

@@ -5,7 +5,16 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
-from leebert.methods.common import D2_OPEN, DISTILLATION, JOINT, LEEBERT, SAMPLED, OuterOptions, outer_of
+from leebert.methods.common import (
+    D2_OPEN,
+    DISTILLATION,
+    JOINT,
+    LEEBERT,
+    SAMPLED,
+    OuterOptions,
+    outer_conflict,
+    outer_of,
+)
 from leebert.methods.hyper import Hyper
 from leebert.methods.method import Method
 
@@ -32,13 +41,13 @@ def omega(config: Any) -> BLO | Hyper:
 
     An outer objective without weights has no direct gradient for ω, so what remains of its gradient is `hyper`'s.
     """
-    outer = outer_of(config, balanced=True)
+    outer = outer_of(config)
     return Hyper(outer) if outer else BLO()
 
 
 def costs(config: Any) -> list[tuple[int, float]]:
     """Count one stage of 4 units per step, or 8 with a hypergradient."""
-    return [(config.max_epochs, 4 / 3 if outer_of(config, balanced=True) is None else 8 / 3)]
+    return [(config.max_epochs, 4 / 3 if outer_of(config) is None else 8 / 3)]
 
 
 METHOD = Method(
@@ -54,6 +63,7 @@ METHOD = Method(
     options=DISTILLATION | SAMPLED | JOINT,
     own_options=OuterOptions,
     omega=omega,
+    conflict=outer_conflict,
     costs=costs,
     samples="D1 and D2",
     colour="#de7921",

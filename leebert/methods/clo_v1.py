@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from leebert.methods.clo_v2 import CLO, cost_of_cycle
-from leebert.methods.common import D2_OPEN, DISTILLATION, JOINT, LEEBERT, SAMPLED, OuterOptions, outer_of
+from leebert.methods.common import (
+    D2_OPEN,
+    DISTILLATION,
+    JOINT,
+    LEEBERT,
+    SAMPLED,
+    OuterOptions,
+    outer_conflict,
+    outer_of,
+)
 from leebert.methods.method import Method
 
 if TYPE_CHECKING:
@@ -47,14 +56,22 @@ class ReusingCLO:
 
 def omega(config: Any) -> CLO | ReusingCLO:
     """Make the step of algorithm 1."""
-    outer = outer_of(config, balanced=True)
-    return ReusingCLO() if config.own["reuse_forward"] and not outer else CLO(cycle_length=1, outer=outer)
+    outer = outer_of(config)
+    return ReusingCLO() if config.own["reuse_forward"] else CLO(cycle_length=1, outer=outer)
+
+
+def conflict(config: Any) -> str:
+    """Describe a conflict of options; empty if there is none."""
+    if config.own["reuse_forward"] and outer_of(config):
+        return f"reuse_forward: with outer: {config.own['outer']}, L_B1 is not needed; remove one of the two"
+    return outer_conflict(config)
 
 
 def costs(config: Any) -> list[tuple[int, float]]:
     """Count one stage with two forwards for ω per step, one if L_B1 is reused, or two hypergradients."""
-    outer = outer_of(config, balanced=True)
-    return [(config.max_epochs, 4 / 3 if config.own["reuse_forward"] and not outer else cost_of_cycle(outer, 1))]
+    outer = outer_of(config)
+    reused = config.own["reuse_forward"] and config.accumulate == 1
+    return [(config.max_epochs, 4 / 3 if reused else cost_of_cycle(outer, 1))]
 
 
 METHOD = Method(
@@ -70,6 +87,7 @@ METHOD = Method(
     options=DISTILLATION | SAMPLED | JOINT,
     own_options=Options,
     omega=omega,
+    conflict=conflict,
     costs=costs,
     samples="D1 and D2",
     omega_on_d1=True,

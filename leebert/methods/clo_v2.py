@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
-from leebert.methods.common import CYCLES, D2_OPEN, DISTILLATION, JOINT, LEEBERT, OuterOptions, outer_of
+from leebert.methods.common import CYCLES, D2_OPEN, DISTILLATION, JOINT, LEEBERT, OuterOptions, outer_conflict, outer_of
 from leebert.methods.method import Method
 from leebert.optim.hypergradient import effect_of_weights
 from leebert.optim.outer import OuterObjective
@@ -41,8 +41,10 @@ class CLO:
     def step(self, level: Level, b1: Batch, position: int) -> int:
         if self.outer and position + 1 == self.cycle_length:
             taken = level.look_ahead(b1)
-            gradients = [level.gradient(batch, self.outer)[1] for batch in (level.next_d2(), b1)]
-            a2, a1 = (effect_of_weights(taken, v) for v in gradients)
+            a2, a1 = (
+                effect_of_weights(taken, taken.pullback(level.gradient(batch, self.outer)[1]))
+                for batch in (level.next_d2(), b1)
+            )
             level.omega_step(at_lr_theta=a1, at_lr_omega=a2)
             return 0
         before = level.theta_step(b1)
@@ -57,7 +59,7 @@ class CLO:
 
 def omega(config: Any) -> CLO:
     """Make the step of algorithm 2, in cycles of C."""
-    outer = outer_of(config, balanced=True)
+    outer = outer_of(config)
     return CLO(cycle_length=config.cycle_length, omega_in_cycle=config.omega_in_cycle, outer=outer)
 
 
@@ -68,7 +70,7 @@ def cost_of_cycle(outer: OuterObjective | None, cycle_length: int) -> float:
 
 def costs(config: Any) -> list[tuple[int, float]]:
     """Count one stage of cycles of C steps."""
-    return [(config.max_epochs, cost_of_cycle(outer_of(config, balanced=True), config.cycle_length))]
+    return [(config.max_epochs, cost_of_cycle(outer_of(config), config.cycle_length))]
 
 
 METHOD = Method(
@@ -84,6 +86,7 @@ METHOD = Method(
     options=DISTILLATION | CYCLES | JOINT,
     own_options=OuterOptions,
     omega=omega,
+    conflict=outer_conflict,
     costs=costs,
     samples="D1 and D2",
     omega_on_d1=True,

@@ -6,7 +6,6 @@ from typing import Any
 
 from pydantic import Field
 
-from leebert.errors import ConfigError
 from leebert.optim.outer import OBJECTIVES, Outer, OuterObjective
 from leebert.standard_options import Frozen
 
@@ -60,23 +59,26 @@ OMEGA_OPEN = f"{OPEN}; weights are a softmax of ω over each exit's terms, since
 D2_OPEN = f"{OMEGA_OPEN}; forward passes for ω use dropout, so that θ and ω descend on the same loss"
 
 
-def outer_of(config: Any, *, balanced: bool = False) -> OuterObjective | None:
-    """Return the outer objective without weights; None for L(θ, ω), also where a method has no such option.
+def outer_of(config: Any) -> OuterObjective | None:
+    """Return the outer objective without weights; None for L(θ, ω), also where a method has no such option."""
+    return OBJECTIVES.get(config.own.get("outer", "weighted"))
 
-    Args:
-        config: The training configuration.
-        balanced: Whether the method reads `gradient_equilibrium`.
 
-    Raises:
-        ConfigError: θ's step is not along the gradient of a loss, so there is no hypergradient.
-    """
-    outer = OBJECTIVES.get(config.own.get("outer", "weighted"))
-    if outer and balanced and config.gradient_equilibrium:
-        raise ConfigError(
-            f"gradient_equilibrium: {config.algorithm} can't take a hypergradient through averaged gradients, as with outer: "
-            f"{config.own['outer']}; remove one of them"
+def split_conflict(config: Any) -> str:
+    """Describe a conflict of `fixed_d2` with another option; empty if there is none."""
+    if config.own.get("fixed_d2") and config.finetune_first:
+        return "fixed_d2: with finetune_first, θ first trains on all samples, D2 among them; remove one of the two"
+    return ""
+
+
+def outer_conflict(config: Any) -> str:
+    """Describe a conflict of the outer objective with another option; empty if there is none."""
+    if outer_of(config) and config.gradient_equilibrium:
+        return (
+            f"outer: {config.own['outer']} takes a hypergradient, which needs the gradient of a loss, and gradient_equilibrium "
+            "averages gradients; remove one of the two"
         )
-    return outer
+    return split_conflict(config)
 
 
 def first(config: Any) -> tuple[int, float]:

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from leebert.methods.common import D2_OPEN, DISTILLATION, FIRST, SAMPLED, OuterOptions, outer_of
+from leebert.methods.common import D2_OPEN, DISTILLATION, FIRST, SAMPLED, OuterOptions, outer_of, split_conflict
 from leebert.methods.method import Method
 from leebert.optim.hypergradient import effect_of_weights
 from leebert.optim.outer import OuterObjective
@@ -30,7 +30,7 @@ class Hyper:
         cycle_length: ω is updated in every C-th step; the other steps are plain ones.
         one_sided: Whether differences are one-sided.
         averaging: Decay of a moving average of the gradients of O. Each gradient of ω is a product of two noisy vectors of θ's
-            size, and most of its noise is the product of their noises; an average on one side takes most of that away.
+            size; an average on one side takes away part of the product of their noises.
     """
 
     outer: OuterObjective | None = None
@@ -48,7 +48,9 @@ class Hyper:
         direct, v = level.gradient(level.next_d2(), self.outer)
         if self.averaging:
             v = level.moving_average(v, self.averaging)
-        through = effect_of_weights(taken, v, one_sided=self.one_sided)
+        d = taken.pullback(v)
+        del v  # as large as θ
+        through = effect_of_weights(taken, d, one_sided=self.one_sided)
         level.omega_step(at_lr_omega=through if self.outer else direct + through)
         return 0
 
@@ -76,6 +78,7 @@ METHOD = Method(
     options=DISTILLATION | SAMPLED | FIRST,
     own_options=OuterOptions,
     omega=omega,
+    conflict=split_conflict,
     costs=costs,
     samples="D1 and D2",
     colour="#b3261e",

@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import Field
 
-from leebert.methods.common import D2_OPEN, DISTILLATION, FIRST, SAMPLED, OuterOptions, outer_of
+from leebert.methods.common import D2_OPEN, DISTILLATION, FIRST, SAMPLED, OuterOptions, outer_of, split_conflict
 from leebert.methods.hyper import Hyper
 from leebert.methods.method import Method
 from leebert.optim.outer import Outer
@@ -18,16 +18,16 @@ class Options(OuterOptions):
     outer: Outer = Field("ce", description=str(OuterOptions.model_fields["outer"].description))
     one_sided: bool = Field(
         True,
-        description="Take the hypergradient from a one-sided difference, one forward pass less in float32 than a central one "
-        "(ours).",
+        description="Take the hypergradient from a one-sided difference, one forward pass less than a central one, in float32 "
+        "only (ours).",
     )
 
     averaging: float = Field(
         0.8,
         ge=0,
         lt=1,
-        description="Decay of the moving average of the outer objective's gradient by θ, whose noise is most of ω's; 0: none (ours, "
-        "measured in docs/results/weights.md). It needs memory for one more vector of θ's size, in checkpoints, too.",
+        description="Decay of the moving average of the outer objective's gradient by θ, which makes ω's gradient less noisy; 0: none "
+        "(ours, measured in docs/results/weights.md). It needs memory for one more vector of θ's size, in checkpoints, too.",
     )
 
 
@@ -37,8 +37,11 @@ def omega(config: Any) -> Hyper:
 
 
 def costs(config: Any) -> list[tuple[int, float]]:
-    """Count one stage with a gradient on D2 and one or two perturbed forward passes once in C steps."""
-    extra = 4 if config.own["one_sided"] else 5
+    """Count one stage with a gradient on D2 and two forward passes once in C steps; one in float32 with one-sided differences.
+
+    `auto` counts as float32.
+    """
+    extra = 4 if config.own["one_sided"] and config.precision != "bf16" else 5
     return [(config.max_epochs, 1 + extra / (3 * config.cycle_length))]
 
 
@@ -50,11 +53,12 @@ METHOD = Method(
     source="beyond the paper: the one-step hypergradient (Luketina et al., ICML 2016) of an unweighted loss",
     trains="θ on D1; in every C-th step, ω on D2, by the gradient of an unweighted loss through θ's update",
     exits="patience",
-    cost="1 + 4/(3C)",
+    cost="1 + 4/(3C), in bf16 1 + 5/(3C)",
     differs=f"not published: an outer objective without ω, updated once in C steps as in CLO-v2; {D2_OPEN}",
     options=DISTILLATION | SAMPLED | FIRST | {"cycle_length"},
     own_options=Options,
     omega=omega,
+    conflict=split_conflict,
     costs=costs,
     samples="D1 and D2",
     colour="#ff5252",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from leebert.methods.clo_v2 import costs, omega
-from leebert.methods.common import CYCLES, D2_OPEN, JOINT, LEEBERT, OWN_TEACHERS, OuterOptions
+from leebert.methods.common import CYCLES, D2_OPEN, JOINT, LEEBERT, OWN_TEACHERS, OuterOptions, outer_conflict
 from leebert.methods.method import Method
 
 METHOD = Method(
@@ -19,6 +19,7 @@ METHOD = Method(
     options=OWN_TEACHERS | CYCLES | JOINT,
     own_options=OuterOptions,
     omega=omega,
+    conflict=outer_conflict,
     teachers="lle",
     costs=costs,
     samples="D1 and D2",

@@ -73,6 +73,8 @@ class Method:
         draws_weights: Whether the weights of eq. 5 are drawn once and stay fixed (the paper's `rand`).
         costs: `cost` in numbers. Without `stages`, it excludes the stage of `finetune_first`. All cuts are one stage,
             embeddings cost nothing, and attention counts as its matrices.
+        conflict: Maps a training configuration to a sentence on options that exclude each other, `option: what to do`; empty if
+            there are none.
         samples: The samples on which θ and ω learn.
         omega_on_d1: Whether ω also learns at λ1 from the batches of θ (CLO).
         colour: Colour of its curves, as `#rrggbb`; None: the chart's next one.
@@ -96,6 +98,7 @@ class Method:
     teachers: str | None = None
     draws_weights: bool = False
     costs: Costs = plain
+    conflict: Callable[[Any], str] | None = None
     samples: Samples = "all"
     omega_on_d1: bool = False
     colour: str | None = None
@@ -143,7 +146,7 @@ class Method:
     def as_dict(self) -> dict[str, Any]:
         """Return its fields as JSON-ready values, without its functions."""
         row = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        for function in ("stages", "omega", "costs"):
+        for function in ("stages", "omega", "costs", "conflict"):
             del row[function]
         descriptions = {name: str(field.description or "") for name, field in self.own_fields.items()}
         return {**row, "options": sorted(self.options), "own_options": descriptions, "one_exit": self.one_exit}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from leebert.methods.common import DISTILLATION, JOINT, OPEN, SplitOptions
+from leebert.methods.common import DISTILLATION, JOINT, OPEN, SplitOptions, split_conflict
 from leebert.methods.method import Method
 from leebert.optim.fixed import Fixed
 
@@ -31,6 +31,7 @@ METHOD = Method(
     options=DISTILLATION | JOINT,
     own_options=SplitOptions,
     omega=omega,
+    conflict=split_conflict,
     samples="D1",
     colour="#4a4f80",
     chart_order=6,

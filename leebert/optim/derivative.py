@@ -60,7 +60,7 @@ def _derivative(optimizer: torch.optim.Optimizer) -> Any:
     if isinstance(optimizer, torch.optim.SGD) and not any(g["dampening"] or g["maximize"] for g in groups):
         return _sgd
     raise ConfigError(
-        f"method hyper can't differentiate a step of {type(optimizer).__name__} as it is set up here: "
+        f"a hypergradient can't differentiate a step of {type(optimizer).__name__} as it is set up here: "
         "use AdamW without amsgrad, or SGD without dampening"
     )
 

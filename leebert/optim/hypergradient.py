@@ -31,17 +31,16 @@ if TYPE_CHECKING:
 RADIUS = 0.01
 
 
-def effect_of_weights(taken: LookAhead, v: Sequence[torch.Tensor], *, one_sided: bool = False) -> torch.Tensor:
+def effect_of_weights(taken: LookAhead, d: Sequence[torch.Tensor], *, one_sided: bool = False) -> torch.Tensor:
     """Compute a, (n,), the gradient of an outer objective with respect to the weights through a step of θ.
 
     Args:
         taken: The step of θ.
-        v: The gradient of the outer objective at θ', one tensor per parameter.
+        d: (∂θ'/∂g)ᵀ v, `taken.pullback(v)` of the gradient v of the outer objective at θ', one tensor per parameter.
         one_sided: Whether to take the one-sided difference: one forward pass instead of two.
     """
     import torch
 
-    d = taken.pullback(v)
     norm = torch.nn.utils.get_total_norm(d)
     epsilon = RADIUS / norm.clamp(min=torch.finfo(norm.dtype).tiny)  # d may be 0
     if one_sided:

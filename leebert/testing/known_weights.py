@@ -94,7 +94,8 @@ def trained(
     recorded = record_all(result.model, problem.samples(seed, "test"), runtime, config.eval_batch_size)
     assert recorded.labels is not None
     scores = per_exit(problem.metric, recorded.labels, np.nan_to_num(recorded.logits))["score"]
-    weights = np.stack([w for report in result.reports if (w := report.term_weights) is not None])
+    last = [report for report in result.reports if report.stage == stages[-1].name]
+    weights = np.stack([w for report in last if (w := report.term_weights) is not None])
     score = float(scores[list(problem.scored)].mean())
     return Outcome(scores, score, terms, marked.numpy(), weights, result.ended, time.perf_counter() - started)
 

@@ -23,15 +23,17 @@ class AgainstUniform:
 
     Attributes:
         method: The method's name.
-        control: `uniform`, or `uniform-d1` where the sweep has only that.
+        control: Uniform weights on the samples on which the method trains θ, or the other ones if the sweep lacks these.
         tuned: The comparison; its interval holds together with those of the sweep's other methods (Bonferroni).
         test_train_ratio: Validation samples per training sample of a run.
+        warnings: What may bias the comparison, such as pruned configurations.
     """
 
     method: str
     control: str
     tuned: TunedComparison
     test_train_ratio: float
+    warnings: tuple[str, ...] = ()
 
     @property
     def significant(self) -> bool:
@@ -43,7 +45,10 @@ class AgainstUniform:
     def in_words(self) -> str:
         """Return the verdict in a sentence."""
         a, b = f"tuned {self.method}", f"tuned {self.control}"
-        return verdict(a, b, self.tuned.difference, self.tuned.p_folds, test_train_ratio=self.test_train_ratio)
+        sentence = verdict(a, b, self.tuned.difference, self.tuned.p_folds, test_train_ratio=self.test_train_ratio)
+        if self.control != _control(self.method):
+            sentence += f"; {_control(self.method)} would have the same batches"
+        return sentence
 
     def as_dict(self) -> dict[str, Any]:
         """Return it JSON-ready, differences as fractions."""
@@ -55,11 +60,17 @@ class AgainstUniform:
             "difference": round(difference.mean, 6),
             **ends,
             "verdict": self.in_words(),
+            **({"warnings": list(self.warnings)} if self.warnings else {}),
         }
 
 
+def _control(method: str) -> str:
+    """Return uniform weights on the samples that train θ under a method."""
+    return UNIT if METHODS[method].samples == "all" else UNIT_ON_D1
+
+
 def against_uniform(sweep: LoadedSweep) -> tuple[AgainstUniform, ...]:
-    """Compare each method of a sweep that learns ω in one stage with uniform weights.
+    """Compare each method of a sweep that only differs from uniform weights in learning ω.
 
     Args:
         sweep: The sweep, finished or not.
@@ -69,14 +80,20 @@ def against_uniform(sweep: LoadedSweep) -> tuple[AgainstUniform, ...]:
         few runs to tune both sides.
     """
     history, spec = sweep.state.history(), sweep.spec
-    control = next((name for name in (UNIT, UNIT_ON_D1) if name in spec.algorithms), None)
-    learning = [name for name in spec.algorithms if METHODS[name].learns_omega and METHODS[name].stages is None]
-    if control is None or not learning:
+    controls = [name for name in (UNIT, UNIT_ON_D1) if name in spec.algorithms]
+    # A method with teachers of its own trains on other loss terms than uniform weights.
+    learning = [
+        name
+        for name in spec.algorithms
+        if METHODS[name].learns_omega and METHODS[name].stages is None and METHODS[name].teachers is None
+    ]
+    if not controls or not learning:
         return ()
     ratio = ratio_of(spec, sweep.manifest)
     confidence = 1 - (1 - CONFIDENCE) / len(learning)
     results = []
     for name in learning:
+        control = _control(name) if _control(name) in controls else controls[0]
         try:
             comparison = compare(
                 history,
@@ -90,24 +107,25 @@ def against_uniform(sweep: LoadedSweep) -> tuple[AgainstUniform, ...]:
         except ConfigError:
             continue  # no finished run of one side
         if comparison.tuned is not None:
-            results.append(AgainstUniform(name, control, comparison.tuned, ratio))
+            results.append(AgainstUniform(name, control, comparison.tuned, ratio, comparison.warnings))
     return tuple(results)
 
 
 def conclusion(results: tuple[AgainstUniform, ...]) -> str:
-    """Return in one sentence whether learned weights are better than uniform ones on this data; empty without results."""
-    if not results:
-        return ""
+    """Return in one sentence whether learned weights are better than uniform ones on this data; empty without results.
+
+    Every method with a significant difference is named.
+    """
     better = [r for r in results if r.significant and r.tuned.difference.mean > 0]
     worse = [r for r in results if r.significant and r.tuned.difference.mean < 0]
-    if better:
-        top = max(better, key=lambda r: r.tuned.difference.mean)
-        return f"learned loss weights are better than uniform ones on this data: {top.in_words()}"
-    if len(worse) == len(results):
-        least = max(worse, key=lambda r: r.tuned.difference.mean)
-        return f"learned loss weights are worse than uniform ones on this data: {least.in_words()}"
-    most = max(results, key=lambda r: r.tuned.difference.mean)
-    return f"learned and uniform loss weights don't differ significantly on this data: {most.in_words()}"
+    if better or worse:
+        opening = "better" if not worse else "worse" if not better else "better or worse"
+        verdicts = "; ".join(r.in_words() for r in (*better, *worse))
+        return f"learned loss weights are {opening} than uniform ones on this data, by method: {verdicts}"
+    if not results:
+        return ""
+    most = max(results, key=lambda r: abs(r.tuned.difference.mean))
+    return f"learned and uniform loss weights don't differ significantly on this data; the largest difference: {most.in_words()}"
 
 
 def recorded(results: tuple[AgainstUniform, ...]) -> Mapping[str, Any] | None:
@@ -115,3 +133,9 @@ def recorded(results: tuple[AgainstUniform, ...]) -> Mapping[str, Any] | None:
     if not results:
         return None
     return {"conclusion": conclusion(results), "methods": [r.as_dict() for r in results]}
+
+
+def printed(section: Mapping[str, Any]) -> list[str]:
+    """Return the lines that `best` prints for a record: the conclusion and each warning once."""
+    warnings = dict.fromkeys(warning for method in section["methods"] for warning in method.get("warnings", ()))
+    return [section["conclusion"], *(f"  warning: {warning}" for warning in warnings)]

@@ -44,7 +44,7 @@ def span(interval: Interval) -> str:
 
 def level(confidence: float) -> str:
     """Return the heading of confidence intervals: `95 % CI`."""
-    return f"{100 * confidence:g} % CI"
+    return f"{100 * confidence:.4g} % CI"
 
 
 def p_value(p: float | None) -> str:

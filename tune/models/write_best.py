@@ -24,7 +24,7 @@ from leebert.recipe import RunConfig
 from leebert.yaml import dump_yaml
 from tune.analysis.choose import Candidate, Selection
 from tune.analysis.learned import ADVICE
-from tune.analysis.learned_weights import against_uniform, recorded
+from tune.analysis.learned_weights import against_uniform, printed, recorded
 from tune.analysis.overview import placed
 from tune.analysis.still_weights import weights_of
 from tune.models.best_file import CellLogits, content_digest, save_logits
@@ -318,7 +318,7 @@ def print_best(choice: Selection, values: dict[str, Any], path: Path) -> None:
     if moved is not None and moved < MOVED:
         print(f"its loss weights changed by at most {moved:.2g} (less than {MOVED:g}): practically uniform weights")
     if learned := section.get("learned_weights"):
-        print(learned["conclusion"])
+        print("\n".join(printed(learned)))
     _print_excluded(choice, section, path)
     if objective.kind != "score":
         print(f"chosen by the {objective}: {100 * section['objective']['value']:.2f}")

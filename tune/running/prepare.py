@@ -116,12 +116,15 @@ def _evaluation_splits(task: Any, spec: SweepSpec, loaded: Any, cache: Path) -> 
 
 def _check_model_and_batches(spec: SweepSpec, problem: Any, folds: Any) -> None:
     """Check weights, batch sizes and methods before the trials start, instead of in every trial."""
-    from leebert.data.batches import updates_per_epoch
+    from leebert.data.batches import size_of_fixed_d2, updates_per_epoch
 
     smallest = min(len(folds.train(fold)) for fold in range(folds.k))
     searched = spec.space["batch_size"].listed() if "batch_size" in spec.space else None
+    shares = (spec.space["fixed_d2"].listed() if "fixed_d2" in spec.space else None) or (spec.training.get("fixed_d2"),)
     for size in searched or (spec.train_config({}).batch_size,):
         updates_per_epoch(smallest, int(size))
+        for share in filter(None, shares):
+            size_of_fixed_d2(smallest, int(size), float(share))
     for algorithm, error in misfits(spec, problem).items():
         raise ConfigError(f"method {algorithm} on {spec.backbone}: {error}") from None
 
