@@ -65,6 +65,7 @@ MEASURED = [
     ((2, 256, 8, 96), {"algorithm": "clo-v1"}),  # mostly activations
     ((6, 256, 6, 48), {"algorithm": "blo", "accumulate": 3}),
     ((2, 512, 2, 32), {"algorithm": "uniform"}),  # mostly weights
+    ((2, 512, 2, 32), {"algorithm": "hyper-v2", "cycle_length": 1}),  # vectors of the size of the weights
 ]
 
 
