@@ -433,7 +433,7 @@ def test_params_are_the_options_as_they_were_used(best_place):
 
 
 def test_the_registered_version_has_signature_example_and_no_pickle(
-    refitted, served, best_place, mlflow_server, tmp_path
+    refitted, scoring, served, best_place, mlflow_server, tmp_path
 ):
     import mlflow
 
@@ -690,7 +690,7 @@ def post(url, body):
         return error.code, json.loads(error.read())
 
 
-def test_mlflow_models_serve_answers_and_refuses(scoring, serving, served, rows):
+def test_mlflow_models_serve_answers_and_refuses(serving, served, rows):
     split = {"columns": ["a", "b"], "data": rows.to_numpy().tolist()}
     url = serving()
     code, told = post(url, {"dataframe_split": split})
