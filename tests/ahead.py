@@ -3,7 +3,8 @@
 `@prepared()` above a generator function makes such a fixture, for the whole session. One is set up at a time, in the
 order in which tests need them, and not long before; none that no collected test asks for. What the function does must
 not touch what the tests of this process share (the random numbers, the environment, the working folder): it should
-start processes, and wait for them. It is torn down, in the background too, after the last test that uses it.
+start processes, and wait for them. It is torn down, in the background too, after the last file that uses it, and at
+the end of a session that is interrupted or stops at a failure.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+import psutil
 import pytest
 
 T = TypeVar("T")
@@ -66,8 +68,22 @@ class Prepared(Generic[T]):
         self._over.set()
 
     def join(self) -> None:
-        if self._thread is not None:
-            self._thread.join()
+        """Wait until it is torn down. One that isn't set up yet is interrupted: what it waits for is ended."""
+        while self._thread is not None and self._thread.is_alive():
+            if not self._ready.is_set():
+                self._end_children()
+            self._thread.join(0.2)
+
+    def _end_children(self) -> None:
+        """End the processes that this thread has started, and theirs."""
+        assert self._thread is not None
+        with contextlib.suppress(OSError):  # no such file: not on Linux, or the thread has ended
+            for pid in Path(f"/proc/self/task/{self._thread.native_id}/children").read_text().split():
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    own = psutil.Process(int(pid))
+                    for process in (*own.children(recursive=True), own):
+                        with contextlib.suppress(psutil.NoSuchProcess):
+                            process.kill()
 
     @property
     def begun(self) -> bool:
@@ -85,20 +101,20 @@ class Prepared(Generic[T]):
 
 
 class Ahead:
-    """What the collected tests need, by the first and the last of them."""
+    """What the collected tests need, by the first and the last of their files."""
 
     def __init__(self, items: list[pytest.Item], folder: Callable[[str], Path]) -> None:
         self._folder = folder
         self._files: list[str] = []
         self._first: dict[Prepared[Any], int] = {}
-        self._last: dict[Prepared[Any], pytest.Item] = {}
+        self._last: dict[Prepared[Any], int] = {}
         self._named: dict[str, Prepared[Any]] = {}
         for item in items:
             if not self._files or self._files[-1] != item.path.stem:
                 self._files.append(item.path.stem)
             for one in _needed(item):
                 self._first.setdefault(one, len(self._files) - 1)
-                self._last[one] = item
+                self._last[one] = len(self._files) - 1
                 self._named[one.name] = one
         self._now, self._moved, self._over = 0, threading.Condition(), False
         self._thread = threading.Thread(target=self._run, name="ahead", daemon=True)
@@ -115,14 +131,15 @@ class Ahead:
         one.begin(lambda: (self._folder(one.name), *(self.value(self._named[name]) for name in one.using)))
 
     def passed(self, item: pytest.Item, after: pytest.Item | None) -> None:
-        """A test is over; the one after it may stand in another file."""
+        """A test is over, and what it used torn down; the one after it may stand in another file."""
+        if after is None or after.path == item.path:
+            return
         for one, last in self._last.items():
-            if last is item:
+            if last == self._now:
                 one.end()
-        if after is not None and after.path != item.path:
-            with self._moved:
-                self._now = self._files.index(after.path.stem, self._now)
-                self._moved.notify()
+        with self._moved:
+            self._now = self._files.index(after.path.stem, self._now + 1)
+            self._moved.notify()
 
     def close(self) -> None:
         with self._moved:
@@ -130,10 +147,10 @@ class Ahead:
             self._moved.notify()
         for one in self._first:
             one.forbid()
-        self._thread.join()
         for one in reversed(self._first):  # what others use outlives them
             one.end()
             one.join()
+        self._thread.join()
 
     def _run(self) -> None:
         """Set up one after the other, as soon as it may."""

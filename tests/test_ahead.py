@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -86,3 +88,18 @@ def test_an_error_is_raised_in_each_test_that_needs_the_fixture():
         with pytest.raises(ValueError, match="no server"):
             ahead.value(broken)
     ahead.close()
+
+
+def test_one_that_is_still_waiting_when_the_session_ends_is_interrupted():
+    begun, ended = [], []
+
+    def waiting(_: Path) -> Any:
+        begun.append(True)
+        ended.append(subprocess.run(["sleep", "60"]).returncode)
+        yield
+
+    ahead = Ahead([a_test("test_a", Prepared(waiting, "", ()))], Path)
+    ahead.start()
+    wait_until(lambda: begun, 10)
+    ahead.close()
+    assert ended == [-signal.SIGKILL]
