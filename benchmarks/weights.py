@@ -35,19 +35,30 @@ CONTROL = "uniform-d1"
 #: The methods that are compared, in this order, each at all problems before the next seed.
 METHODS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("slo", {}),
+    ("uncertainty", {}),
     ("blo", {}),
     ("clo-v1", {}),
     ("clo-v2", {}),
     ("hyper-v2", {}),
     ("hyper-v2", {"parametrisation": "exit_teacher"}),
-    ("hyper-v2", {"outer": "deepest"}),
 )
 #: Others, which run after all seeds of these.
-SLOW: tuple[tuple[str, dict[str, Any]], ...] = (
+VARIANTS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("hyper", {}),
     ("hyper", {"outer": "ce"}),
+    ("hyper-v2", {"averaging": 0.0}),
+    ("hyper-v2", {"cycle_length": 1}),
     ("hyper-v2", {"outer": "score"}),
+    ("hyper-v2", {"outer": "deepest"}),
+    ("hyper-v2", {"fixed_d2": 0.25}),
+    ("clo-v2", {"outer": "ce"}),
+    ("clo-v1", {"reuse_forward": True}),
+    ("clo-v2", {"omega_optimizer": "adam_each"}),
+    ("clo-v2", {"omega_optimizer": "sgd"}),
+    ("blo", {"omega_optimizer": "sgd"}),
 )
+#: Uniform weights on other samples than D1: on all, and on all but a D2 that stays the same.
+UNIFORM: tuple[tuple[str, str], ...] = (("uniform", "{}"), (CONTROL, '{"fixed_d2": 0.25}'))
 #: λ2 at which ω moves by about 2, and as far as it wants, in 240 updates.
 RATES = (0.01, 0.1)
 #: Problems and methods for which the other parametrisations are compared, at the larger rate; these methods also at the smaller.
@@ -162,7 +173,7 @@ def planned(rows: Rows, problems: Sequence[str], seeds: int, extra: Sequence[tup
     """Yield all runs, the most important first.
 
     These are the choice of the fixed weight, the methods at the large rate seed by seed, `extra`, and then seed by seed the
-    slow methods, other parametrisations and the small rate.
+    variants, other parametrisations and the small rate.
     """
     for seed, problem in itertools.product(CHOOSING, problems):
         grid = GRID[PROBLEMS[problem].worth]
@@ -172,13 +183,14 @@ def planned(rows: Rows, problems: Sequence[str], seeds: int, extra: Sequence[tup
         yield Run(problem, CONTROL, seed=seed)
         if (weight := rows.best_fixed(problem)) is not None:
             yield Run(problem, CONTROL, fixed=weight, seed=seed)
-        for method, own in METHODS:
-            if not (own.get("outer") == "deepest" and PROBLEMS[problem].planted):  # the last exit has no gradient
-                yield Run(problem, method, at_rate(RATES[-1], own), seed=seed)
+        yield from (Run(problem, method, at_rate(RATES[-1], own), seed=seed) for method, own in METHODS)
     for seed, problem in pairs:
         yield from (Run(problem, method, options, seed=seed) for method, options in extra)
     for seed, problem in pairs:
-        yield from (Run(problem, method, at_rate(RATES[-1], own), seed=seed) for method, own in SLOW)
+        yield from (Run(problem, method, options, seed=seed) for method, options in UNIFORM)
+        for method, own in VARIANTS:
+            if not (own.get("outer") == "deepest" and PROBLEMS[problem].planted):  # the last exit has no gradient
+                yield Run(problem, method, at_rate(RATES[-1], own), seed=seed)
         for shape, method in itertools.product(SHAPES if problem in SHAPED else (), SHAPED_METHODS):
             yield Run(problem, method, at_rate(RATES[-1], {"parametrisation": shape}), seed=seed)
         for rate, method in itertools.product(RATES[:-1], SHAPED_METHODS):
@@ -249,7 +261,7 @@ def main() -> None:
             pending += 1
             continue
         rows.add(run)
-    methods = [(method, at_rate(rate, own)) for method, own in (*METHODS, *SLOW) for rate in RATES] + given.run
+    methods = [(method, at_rate(rate, own)) for method, own in (*METHODS, *VARIANTS) for rate in RATES] + given.run
     for at in range(0, len(problems), 4):
         print("\n".join(table(rows, problems[at : at + 4], methods)), end="\n\n")
     given.run, given.out = [" ".join(run) for run in given.run], given.out.name

@@ -308,7 +308,7 @@ def _criteria(facts: CardFacts, split: str, result: Mapping[str, Any]) -> list[s
     everything = times.get((FULL_MODEL, None))
     lines = [
         f"Thresholds chosen for {_aim(facts.own)} on the validation folds of cross-validation, never on {split}. "
-        "The layer speed-up is M / mean exit layer:",
+        "The layer speed-up is layers / mean exit layer:",
         _table(head, rows),
     ]
     for chosen in facts.chosen:

@@ -59,7 +59,7 @@ MaxLoss = Annotated[
     ),
 ]
 SpeedUp = Annotated[
-    float | None, typer.Option(help="Target of the threshold: a layer speed-up, M / mean exit layer, such as 2.")
+    float | None, typer.Option(help="Target of the threshold: a layer speed-up, layers / mean exit layer, such as 2.")
 ]
 Experiment = Annotated[str | None, typer.Option(help="MLflow experiment; by default the sweep's own, or leebert-TASK.")]
 

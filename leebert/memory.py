@@ -173,7 +173,9 @@ def _stage(
         model.train()
         tracker.peak = 0
         level.start_epoch(itertools.repeat(batch(samples, length)))
-        stage.algorithm.step(level, batch(samples, length), 0)
+        # The last step of a cycle needs most where ω is only learned there; the first one where it is not.
+        for position in dict.fromkeys((0, getattr(stage.algorithm, "cycle_length", 1) - 1)):
+            stage.algorithm.step(level, batch(samples, length), position)
         if stage.algorithm.splits_data:  # forward passes for ω can be in the last step of a cycle only
             level.losses(batch(samples, length))
         training = tracker.peak - moments

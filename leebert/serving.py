@@ -31,7 +31,7 @@ PARAMETERS: dict[str, tuple[str, Any, str]] = {
     "strategy": ("string", None, "deprecated, the former name of criterion"),
     "threshold": ("double", None, "its threshold; by default the model's own, for the model's own criterion"),
     "patience": ("long", None, "number of consecutive exits, for criteria that count them; default as for threshold"),
-    "speed_up": ("double", None, "target layer speed-up, M / mean exit layer, instead of a threshold"),
+    "speed_up": ("double", None, "target layer speed-up, layers / mean exit layer, instead of a threshold"),
     "max_loss": ("double", None, "largest drop in score against the full model, in points, instead of a threshold"),
     "truncate": ("boolean", False, "truncate texts that are too long, instead of refusing them"),
     "batch_size": ("long", 32, "samples per forward pass"),

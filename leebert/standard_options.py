@@ -47,9 +47,11 @@ class StandardOptions(Frozen):
     )
     lr_theta: Rate = Field(1e-5, description="λ1, the peak learning rate of θ (table 3; chosen for 5 of 7 tasks).")
     lr_omega: Rate = Field(
-        1e-4, description="λ2, the learning rate of ω (table 3, MRPC). SLO, BLO, hyper and CLO use it."
+        1e-4, description="λ2, the learning rate of ω (table 3, MRPC). SLO, BLO, hyper, hyper-v2 and CLO use it."
     )
-    cycle_length: int = Field(4, ge=1, description="C, θ steps per use of D2 (algorithm 2; 4 in table 3). CLO-v2 only.")
+    cycle_length: int = Field(
+        4, ge=1, description="C, θ steps per use of D2 (algorithm 2; 4 in table 3), for CLO-v2 and hyper-v2."
+    )
     batch_size: int = Field(32, ge=1, description="B, samples per θ step (table 3).")
     accumulate: int = Field(
         1,

@@ -9,6 +9,7 @@ from leebert.config import TrainConfig
 from leebert.equilibrium import branch_and_trunk
 from leebert.errors import ConfigError
 from leebert.losses import cross_entropy
+from leebert.methods import METHODS, stage_costs
 from leebert.model import build_model, load_model
 from leebert.record import TensorSamples
 from leebert.train import fit, train_epochs
@@ -88,12 +89,21 @@ def config(**options):
     return TrainConfig(batch_size=4, max_epochs=1, lr_theta=1e-2, precision="fp32", **options)
 
 
+@pytest.mark.parametrize("algorithm", ["blo", "clo-v1", "clo-v2"])
+def test_a_hypergradient_needs_the_gradient_of_a_loss(algorithm):
+    given = config(algorithm=algorithm, gradient_equilibrium=True, outer="ce")
+    with pytest.raises(
+        ConfigError, match=f"gradient_equilibrium: {algorithm} can't .* with outer: ce; remove one of them"
+    ):
+        stage_costs(given)
+
+
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_training_sets_it_and_what_is_saved_does_not_have_it(algorithm, tmp_path):
     model = build_model(encoder("bert", layers=2), ("no", "yes"))
     fit(model, text_rows(), config(algorithm=algorithm, gradient_equilibrium=True))
     # What hyper differentiates is a step along a loss's gradient.
-    assert model.gradient_equilibrium == (algorithm != "hyper")
+    assert model.gradient_equilibrium == METHODS[algorithm].reads("gradient_equilibrium")
     model.save_pretrained(tmp_path)
     assert "equilibrium" not in (tmp_path / "config.json").read_text()
     assert not load_model(tmp_path).gradient_equilibrium

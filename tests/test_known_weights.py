@@ -30,9 +30,11 @@ SHORT = {"max_epochs": 8, "lr_omega": 0.1}
 
 
 @functools.cache
-def short(problem: str, algorithm: str = "uniform-d1", seed: int = 0, fixed: float | None = None) -> Outcome:
+def short(
+    problem: str, algorithm: str = "uniform-d1", seed: int = 0, fixed: float | None = None, **options: Any
+) -> Outcome:
     """Train a method on a problem for eight epochs."""
-    return trained(PROBLEMS[problem], algorithm, SHORT, seed, fixed)
+    return trained(PROBLEMS[problem], algorithm, {**SHORT, **options}, seed, fixed)
 
 
 @pytest.mark.parametrize("algorithm", LEARNED)
@@ -54,6 +56,28 @@ def test_they_follow_a_perfect_teacher_because_its_loss_is_small(algorithm: str)
     learned = short("perfect", algorithm)
     assert learned.marked_weight > 1.3
     assert learned.weights[-1, :3].max() < 0.2
+
+
+@pytest.mark.parametrize("problem", ["constant", "random", "outdated", "noisy_labels", "harmful_exit"])
+def test_a_held_out_loss_without_weights_takes_weight_from_bad_terms_and_does_no_harm(problem: str) -> None:
+    learned = short(problem, "hyper-v2", cycle_length=1)
+    assert learned.marked_weight < 0.8
+    assert learned.score > short(problem).score - 0.02
+
+
+def test_a_held_out_loss_without_weights_follows_a_perfect_teacher() -> None:
+    assert short("perfect", "hyper-v2", cycle_length=1).marked_weight > 1.5
+
+
+def test_the_outer_objective_decides_not_the_hypergradient() -> None:
+    """The same step on L with its weights goes where the paper's optimisers go."""
+    assert short("constant", "hyper-v2", cycle_length=1, outer="weighted").marked_weight > 2
+
+
+def test_uncertainty_weighting_follows_the_size_of_a_loss_too() -> None:
+    learned = short("constant", "uncertainty", parametrisation="softplus")
+    assert learned.marked_weight > 2
+    assert learned.score < short("constant").score - 0.1
 
 
 @pytest.mark.parametrize("problem", ["outdated", "noisy_labels"])

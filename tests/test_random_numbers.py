@@ -33,7 +33,7 @@ from leebert.stages import Stage
 from leebert.train import fit, train_epochs
 
 CPU = Runtime.of("fp32", "cpu")
-WITH_D2 = ("blo", "hyper", "clo-v1", "clo-v2")
+WITH_D2 = ("blo", "hyper", "hyper-v2", "clo-v1", "clo-v2")
 CONTROL = "uniform-d1"
 
 

@@ -149,11 +149,11 @@ WRONG = {
     "no algorithm": (SPACE + "algorithms: []", ["algorithms: []: should have at least one method"]),
     "unused in space": (
         "algorithms: [blo]\nspace: {cycle_length: [2, 4]}",
-        ["space.cycle_length: [2, 4]: none of the listed methods uses it, only fastbert-clo-v2, lle, clo-v2"],
+        ["space.cycle_length: [2, 4]: none of the listed methods uses it, only fastbert-clo-v2, lle, hyper-v2, clo-v2"],
     ),
     "unused in training": (
         SPACE + "algorithms: [uniform, rand]\ntraining: {lr_omega: 1e-3}",
-        ["training.lr_omega: 0.001: none of the listed methods uses it, only fastbert-clo-v2, lle, slo, blo, hyper, clo-v1, clo-v2"],
+        ["training.lr_omega: 0.001: none of the listed methods uses it, only fastbert-clo-v2, lle, uncertainty, slo, blo, hyper, hyper-v2, clo-v1, clo-v2"],
     ),
     "range in a grid": (
         "space: {lr_theta: {log_range: [1e-5, 1e-4]}}",

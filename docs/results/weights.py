@@ -26,7 +26,10 @@ sys.path.insert(0, str(HERE.parents[1] / "benchmarks"))
 import weights as benchmark  # noqa: E402  (the benchmark, not this file)
 
 PAGE, RUNS, PICTURE = HERE / "weights.md", HERE / "weights" / "runs.parquet", HERE / "weights" / "marked.png"
+BIAS = HERE / "weights" / "hypergradient.json"  # by benchmarks/hypergradient.py
 DEFAULT = "exit_softmax"
+#: Drawn beside the methods at their defaults.
+DRAWN = ("hyper", {"outer": "ce"})
 #: Fewer seeds than these have no interval.
 FEW = 5
 
@@ -37,8 +40,8 @@ Variant = tuple[str, str]
 def variants(rows: benchmark.Rows, select: Callable[[dict[str, object]], bool]) -> list[Variant]:
     """Return the methods and options of the runs whose options are selected, in the order of `leebert methods`."""
     pairs = {(r["algorithm"], r["options"]) for r in rows.rows if r["fixed"] is None}
-    chosen = [(a, o) for a, o in pairs if a != benchmark.CONTROL and select(json.loads(o))]
-    order = [name for name, _ in (*benchmark.METHODS[:4], *benchmark.SLOW, *benchmark.METHODS)] + list(METHODS)
+    chosen = [(a, o) for a, o in pairs if (a, o) != (benchmark.CONTROL, "{}") and select(json.loads(o))]
+    order = [*(name for name, _ in benchmark.UNIFORM), *(name for name, _ in benchmark.METHODS), "hyper", *METHODS]
     return sorted(chosen, key=lambda pair: (order.index(pair[0]), pair[1]))
 
 
@@ -116,7 +119,7 @@ def ends(rows: benchmark.Rows, rate: float) -> Iterator[str]:
 def shapes(rows: benchmark.Rows) -> Iterator[str]:
     """Differences from uniform weights by parametrisation, on the problems on which several were compared."""
     large = benchmark.RATES[-1]
-    chosen = variants(rows, lambda o: o.get("lr_omega") == large and "outer" not in o)
+    chosen = variants(rows, lambda o: o.get("lr_omega") == large and o.keys() <= {"lr_omega", "parametrisation"})
     chosen = [(method, options) for method, options in chosen if method in benchmark.SHAPED_METHODS]
     columns = benchmark.SHAPED
     yield "| method, parametrisation | " + " | ".join(f"`{p}`, points | its terms' weight" for p in columns) + " |"
@@ -129,10 +132,23 @@ def shapes(rows: benchmark.Rows) -> Iterator[str]:
         yield f"| {named(variant, shape=True)} | " + " | ".join(cells) + " |"
 
 
+def bias() -> Iterator[str]:
+    """The one-step hypergradient against unrolled differentiation, and finite differences against autograd."""
+    figures = json.loads(BIAS.read_text().splitlines()[-1])["figures"]
+    named = [key.partition(": ") for key in figures]
+    names = list(dict.fromkeys(name for name, _, _ in named))
+    yield "| | " + " | ".join(f"`{name}`" for name in names) + " |"
+    yield "| --- |" + " ---: |" * len(names)
+    for figure in dict.fromkeys(figure for _, _, figure in named):
+        cells = [f"{figures[f'{name}: {figure}']:.{5 if 'error' in figure else 2}f}" for name in names]
+        yield f"| {figure} | " + " | ".join(cells) + " |"
+
+
 def draw(rows: benchmark.Rows) -> None:
     """Draw the mean weight of the known terms over the epochs, with the range over seeds."""
     figure, axes = plt.subplots(2, 4, figsize=(12, 5.6), constrained_layout=True, sharey=True)
-    chosen = [v for v in variants(rows, at_rate(benchmark.RATES[-1])) if json.loads(v[1]).get("outer", "ce") == "ce"]
+    drawn = {(method, benchmark.at_rate(benchmark.RATES[-1], own)) for method, own in (*benchmark.METHODS, DRAWN)}
+    chosen = [variant for variant in variants(rows, at_rate(benchmark.RATES[-1])) if variant in drawn]
     for axis, (name, problem) in zip(axes.flat, PROBLEMS.items(), strict=False):
         for place, variant in enumerate(chosen):
             runs = rows.of(name, *variant)
@@ -169,6 +185,7 @@ def rendered(page: str, rows: benchmark.Rows) -> str:
         "ends": ends(rows, large),
         "small": compared(rows, small),
         "shapes": shapes(rows),
+        "bias": bias(),
     }
     for name, lines in tables.items():
         text = "\n".join(lines)

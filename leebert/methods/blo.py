@@ -32,13 +32,13 @@ def omega(config: Any) -> BLO | Hyper:
 
     An outer objective without weights has no direct gradient for ω, so what remains of its gradient is `hyper`'s.
     """
-    outer = outer_of(config)
+    outer = outer_of(config, balanced=True)
     return Hyper(outer) if outer else BLO()
 
 
 def costs(config: Any) -> list[tuple[int, float]]:
     """Count one stage of 4 units per step, or 8 with a hypergradient."""
-    return [(config.max_epochs, 4 / 3 if outer_of(config) is None else 8 / 3)]
+    return [(config.max_epochs, 4 / 3 if outer_of(config, balanced=True) is None else 8 / 3)]
 
 
 METHOD = Method(

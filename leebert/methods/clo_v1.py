@@ -47,13 +47,13 @@ class ReusingCLO:
 
 def omega(config: Any) -> CLO | ReusingCLO:
     """Make the step of algorithm 1."""
-    outer = outer_of(config)
+    outer = outer_of(config, balanced=True)
     return ReusingCLO() if config.own["reuse_forward"] and not outer else CLO(cycle_length=1, outer=outer)
 
 
 def costs(config: Any) -> list[tuple[int, float]]:
     """Count one stage with two forwards for ω per step, one if L_B1 is reused, or two hypergradients."""
-    outer = outer_of(config)
+    outer = outer_of(config, balanced=True)
     return [(config.max_epochs, 4 / 3 if config.own["reuse_forward"] and not outer else cost_of_cycle(outer, 1))]
 
 

@@ -57,7 +57,7 @@ class CLO:
 
 def omega(config: Any) -> CLO:
     """Make the step of algorithm 2, in cycles of C."""
-    outer = outer_of(config)
+    outer = outer_of(config, balanced=True)
     return CLO(cycle_length=config.cycle_length, omega_in_cycle=config.omega_in_cycle, outer=outer)
 
 
@@ -68,7 +68,7 @@ def cost_of_cycle(outer: OuterObjective | None, cycle_length: int) -> float:
 
 def costs(config: Any) -> list[tuple[int, float]]:
     """Count one stage of cycles of C steps."""
-    return [(config.max_epochs, cost_of_cycle(outer_of(config), config.cycle_length))]
+    return [(config.max_epochs, cost_of_cycle(outer_of(config, balanced=True), config.cycle_length))]
 
 
 METHOD = Method(

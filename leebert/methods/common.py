@@ -6,6 +6,7 @@ from typing import Any
 
 from pydantic import Field
 
+from leebert.errors import ConfigError
 from leebert.optim.outer import OBJECTIVES, Outer, OuterObjective
 from leebert.standard_options import Frozen
 
@@ -59,9 +60,23 @@ OMEGA_OPEN = f"{OPEN}; weights are a softmax of ω over each exit's terms, since
 D2_OPEN = f"{OMEGA_OPEN}; forward passes for ω use dropout, so that θ and ω descend on the same loss"
 
 
-def outer_of(config: Any) -> OuterObjective | None:
-    """Return the outer objective without weights; None for L(θ, ω), also where a method has no such option."""
-    return OBJECTIVES.get(config.own.get("outer", "weighted"))
+def outer_of(config: Any, *, balanced: bool = False) -> OuterObjective | None:
+    """Return the outer objective without weights; None for L(θ, ω), also where a method has no such option.
+
+    Args:
+        config: The training configuration.
+        balanced: Whether the method reads `gradient_equilibrium`.
+
+    Raises:
+        ConfigError: θ's step is not along the gradient of a loss, so there is no hypergradient.
+    """
+    outer = OBJECTIVES.get(config.own.get("outer", "weighted"))
+    if outer and balanced and config.gradient_equilibrium:
+        raise ConfigError(
+            f"gradient_equilibrium: {config.algorithm} can't take a hypergradient through averaged gradients, as with outer: "
+            f"{config.own['outer']}; remove one of them"
+        )
+    return outer
 
 
 def first(config: Any) -> tuple[int, float]:

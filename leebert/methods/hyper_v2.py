@@ -57,6 +57,6 @@ METHOD = Method(
     omega=omega,
     costs=costs,
     samples="D1 and D2",
-    colour="#7b3fa0",
+    colour="#ff5252",
     chart_order=4,
 )

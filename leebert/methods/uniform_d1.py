@@ -20,11 +20,11 @@ METHOD = Method(
     label="Uniform-D1",
     group="early exit",
     source="the control for learned weights; beyond the paper",
-    trains="all parameters, with every loss weight 1, on the same batches (D1) as BLO, hyper and CLO",
+    trains="all parameters, with every loss weight 1, on the same batches (D1) as BLO, hyper, hyper-v2 and CLO",
     exits="patience",
     cost="1",
     differs=(
-        "not published: bit for bit BLO, hyper and CLO without learning ω, so that a paired comparison shows the effect "
+        "not published: bit for bit BLO, hyper, hyper-v2 and CLO without learning ω, so that a paired comparison shows the effect "
         "of ω alone; `uniform` trains on batches of all samples; "
         f"{OPEN}"
     ),

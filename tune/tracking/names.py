@@ -136,7 +136,7 @@ NAMES: tuple[Name, ...] = (
         "refit",
         "ratio",
         "none",
-        "layer speed-up (M / mean exit layer) at the chosen threshold",
+        "layer speed-up (layers / mean exit layer) at the chosen threshold",
     ),
     _metric(
         "on_{split}/{criterion}_ms",
