@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-import pytest
+from ahead import ENVIRONMENT, prepared
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -60,6 +60,7 @@ class Nodes:
 
     def __init__(self, server: subprocess.Popen[str], folder: Path) -> None:
         self.server, self.packages, self.hub = server, folder / "packages", folder / "hub"
+        self.alone = threading.Lock()  # held by whoever needs the cluster to hold his nodes only
         self.address: str = self._ask({})
 
     def add(
@@ -89,13 +90,13 @@ class Nodes:
         return json.loads(self.server.stdout.readline())
 
 
-@pytest.fixture(scope="session")
-def nodes() -> Iterator[Nodes]:
+@prepared()
+def nodes(_: Path) -> Iterator[Nodes]:
     """A cluster with the project's own settings and no node that trials could run on, for the whole test session."""
     with tempfile.TemporaryDirectory(prefix="ray-") as temporary:  # sockets lie in it: its path must be short
         # A folder of its own: Ray notes the newest cluster in it, which `ray.init()` of others would join.
         folder = Path(temporary)
-        env = {**os.environ, **health_checks(), "RAY_TMPDIR": temporary}
+        env = {**ENVIRONMENT, **health_checks(), "RAY_TMPDIR": temporary}
         env |= {"PYTHONPATH": str(folder / "packages"), "HF_HOME": str(folder / "hub")}
         (folder / "packages").mkdir()
         server = subprocess.Popen(

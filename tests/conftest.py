@@ -28,6 +28,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 
 
+from ahead import AHEAD, ahead  # noqa: F401
 from best_files import best_place  # noqa: F401
 from clusters import nodes  # noqa: F401
 from hypothesis import settings
@@ -55,6 +56,10 @@ def pytest_configure(config: pytest.Config) -> None:
     gc.disable()
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.get_closest_marker("last") is not None)
+
+
 def pytest_collection_finish() -> None:
     gc.freeze()
     gc.set_threshold(20_000, 20, 20)
@@ -65,6 +70,15 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     """Before every test: Ray takes the handlers of crashes away when it shuts down, and enabling again alone does nothing."""
     faulthandler.disable()
     faulthandler.enable(file=item.config.stash[_STDERR])
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> Iterator[None]:
+    try:
+        return (yield)
+    finally:
+        if (fixtures := item.config.stash.get(AHEAD, None)) is not None:
+            fixtures.passed(item, nextitem)
 
 
 @pytest.fixture

@@ -59,9 +59,13 @@ def why_not() -> str | None:
     return f"namespaces are not permitted here: {tried.stderr.strip()}" if tried.returncode else None
 
 
+#: Looked up before a fork: what another thread of this process has locked, its child can't take.
+_PRCTL = ctypes.CDLL(None).prctl
+
+
 def _with_us() -> None:
-    """Makes the kernel kill a child process when this one ends (prctl PR_SET_PDEATHSIG)."""
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+    """Makes the kernel kill a child process when the thread that starts it ends (prctl PR_SET_PDEATHSIG)."""
+    _PRCTL(1, signal.SIGKILL)
 
 
 def _new_network() -> int:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ahead import ENVIRONMENT
 
 SERVE = Path(__file__).resolve().parent.parent / "mlflow" / "serve.sh"
 
@@ -32,7 +33,7 @@ class MlflowServer:
             free.bind(("127.0.0.1", 0))
             self.port: int = free.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
-        self._environment = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_")}
+        self._environment = {k: v for k, v in ENVIRONMENT.items() if not k.startswith("MLFLOW_")}
         self._environment |= {"MLFLOW_PORT": str(self.port), "PYTHON": sys.executable, **environment}
         self._log = self.folder / "server.log"
         self._process: subprocess.Popen[bytes] | None = None

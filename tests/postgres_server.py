@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import os
 import shutil
@@ -35,7 +36,7 @@ def connected(uri: str, server: subprocess.Popen[bytes], seconds: float = 60.0) 
             time.sleep(0.1)
 
 
-@pytest.fixture(scope="session")
+@contextlib.contextmanager
 def postgres() -> Iterator[str]:
     """The address of a new, empty database."""
     initdb, server = program("initdb"), program("postgres")

@@ -35,7 +35,7 @@ def proxy(url: str, fault: Callable[[str], Fault | None]) -> Iterator[str]:
         disable_nagle_algorithm = True
 
         def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            body = self._body()
             wrong = fault(self.path)
             if wrong is not None:
                 time.sleep(wrong.late)
@@ -53,6 +53,17 @@ def proxy(url: str, fault: Callable[[str], Fault | None]) -> Iterator[str]:
             self.wfile.write(content)
 
         do_GET = do_PUT = do_PATCH = do_DELETE = do_POST
+
+        def _body(self) -> bytes:
+            """What is left unread would be taken for the next request. An empty file comes in chunks, of which it has none."""
+            if self.headers.get("Transfer-Encoding") != "chunked":
+                return self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            chunks = []
+            while size := int(self.rfile.readline(), 16):
+                chunks.append(self.rfile.read(size))
+                self.rfile.readline()
+            self.rfile.readline()
+            return b"".join(chunks)
 
         def _forward(self, body: bytes) -> tuple[int, bytes]:
             headers = {"Content-Type": "application/json"}

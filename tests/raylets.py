@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import socket
 import subprocess
@@ -13,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import psutil
+from ahead import ENVIRONMENT
 
 RAY = str(Path(sys.executable).parent / "ray")
 
@@ -51,7 +51,11 @@ class Raylets:
         log = Path(self._folder.name) / f"start-{len(self._started)}.log"
         with log.open("wb") as out:
             process = subprocess.Popen(
-                command, stdout=out, stderr=subprocess.STDOUT, env={**os.environ, **environment}, start_new_session=True
+                command,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                env={**ENVIRONMENT, **environment},
+                start_new_session=True,
             )
         self._started.append(process)
         deadline = time.monotonic() + 90

@@ -15,8 +15,9 @@ from pathlib import Path
 
 import pytest
 import yaml
+from ahead import prepared
 from hosts import ROOT, Host, Hosts, seconds_until, why_not
-from ray_hosts import MLFLOW, Watch, examine, host_of_first_trial, wait_for_epochs, write_space
+from ray_hosts import MLFLOW, Watch, examine, host_of_first_trial, wait_for_epochs
 
 from tune.store.folder import SweepFolder
 
@@ -35,6 +36,24 @@ main()
 """
 
 
+#: In a process of its own: an encoder takes random numbers, which other tests take meanwhile.
+SPACE = """
+import sys
+from pathlib import Path
+sys.path.insert(0, "tests")
+from ray_hosts import write_space
+write_space(Path(sys.argv[1]), rows=800)
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Try:
+    """A process on the head that tries to connect."""
+
+    process: subprocess.Popen[bytes]
+    log: Path
+
+
 @dataclasses.dataclass(frozen=True)
 class Cluster:
     """A cluster that is up, and what a test needs of it."""
@@ -46,6 +65,9 @@ class Cluster:
     storage: Path
     space: Path
     watch: Watch
+    tunnel: subprocess.Popen[bytes]  # `ray dashboard`, from the laptop
+    wrong_token: Try
+    no_token: Try
 
     def ray(self, *words: str, **environment: str) -> str:
         """What `ray ...` prints on the laptop."""
@@ -53,13 +75,13 @@ class Cluster:
         return done.stdout + done.stderr
 
 
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+@prepared()
+def cluster(folder: Path) -> Iterator[Cluster]:
     """`ray up` from a laptop: a head and two workers."""
     if reason := why_not():
         assert not os.environ.get("LEEBERT_HOSTS"), f"LEEBERT_HOSTS is set, but {reason}"
         pytest.skip(reason)
-    with Hosts(tmp_path_factory.mktemp("cluster") / "hosts", "laptop", "head", "w1", "w2", sshd=True) as hosts:
+    with Hosts(folder / "hosts", "laptop", "head", "w1", "w2", sshd=True) as hosts:
         laptop, head, *workers = hosts.all.values()
         for host in hosts.all.values():
             host.install()
@@ -75,13 +97,35 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
             config["head_start_ray_commands"][-1] = f"{key}={value} {config['head_start_ray_commands'][-1]}"
         (path := hosts.folder / "onprem.yaml").write_text(yaml.safe_dump(config))
         token = laptop.start("ray", "get-auth-token", "--generate", log=hosts.folder / "token")
-        space = write_space(hosts.folder / "text", rows=800)
+        made = laptop.start("python", "-c", SPACE, str(hosts.folder / "text"), log=hosts.folder / "space")
         assert token.wait() == 0
         laptop.run("ray", "up", "--yes", str(path), **BRISK)
         watch = Watch(head)
+        tunnel = laptop.start("ray", "dashboard", str(path), log=hosts.folder / "tunnel")
+        assert made.wait() == 0, (hosts.folder / "space").read_text()
+        space = hosts.folder / "text" / "space.yaml"
+        strangers = without_the_token(head, storage, space)
         watch.wait_alive(*workers)
-        yield Cluster(laptop, head, workers, path, storage, space, watch)
+        yield Cluster(laptop, head, workers, path, storage, space, watch, tunnel, *strangers)
         watch.close()
+
+
+def without_the_token(head: Host, storage: Path, space: Path) -> tuple[Try, Try]:
+    """Start a sweep with a wrong token, and what connects without one: each takes ten seconds."""
+    # Ray asks a head that refuses it again for 20 s.
+    environment = {"RAY_AUTH_MODE": "token", "RAY_gcs_server_port_wait_time_s": "1"}
+    address = f"{head.ip}:6379"
+    sweep = (
+        "leebert-tune", "sweep", str(space), "--name", "stranger", "--storage", str(storage),
+        "--tracking-uri", f"sqlite:///{storage}/x.db", "--address", address,
+    )  # fmt: skip
+    # Ray tells a token that is missing from a wrong one; what connects is the same function.
+    connect = ("python", "-c", f"from tune.running.session import start_ray; start_ray('{address}')")
+    logs = [head.hosts.folder / name for name in ("wrong-token", "no-token")]
+    return (
+        Try(head.start(*sweep, log=logs[0], **environment, RAY_AUTH_TOKEN="0" * 64), logs[0]),
+        Try(head.start(*connect, log=logs[1], **environment, RAY_AUTH_TOKEN_PATH="/none"), logs[1]),
+    )
 
 
 def answer(host: Host, url: str, *options: str) -> str:
@@ -116,22 +160,13 @@ def body(cluster: Cluster, port: str) -> str:
     return cluster.laptop.run("curl", "-s", "-m", "5", f"http://{cluster.head.ip}:{port}/", check=False).stdout
 
 
-def test_a_driver_without_the_token_is_refused_with_one_line(cluster: Cluster, tmp_path: Path) -> None:
-    address = f"{cluster.head.ip}:6379"
-    # Ray asks a head that refuses it again for 20 s.
-    environment = {"RAY_AUTH_MODE": "token", "RAY_gcs_server_port_wait_time_s": "1"}
-    sweep = (
-        "leebert-tune", "sweep", str(cluster.space), "--name", "stranger", "--storage", str(cluster.storage),
-        "--tracking-uri", f"sqlite:///{cluster.storage}/x.db", "--address", address,
-    )  # fmt: skip
-    process = cluster.head.start(*sweep, log=tmp_path / "log", **environment, RAY_AUTH_TOKEN="0" * 64)
-    # Ray tells a token that is missing from a wrong one; what connects is the same function.
-    connect = f"from tune.running.session import start_ray; start_ray('{address}')"
-    done = cluster.head.run("python", "-c", connect, check=False, **environment, RAY_AUTH_TOKEN_PATH="/none")
-    refusal = f"--address {address}: the cluster's token is missing or wrong"
-    assert done.stderr.splitlines()[-1].startswith(f"leebert.errors.SweepError: {refusal}")
-    assert process.wait(timeout=120) == 1
-    printed = (tmp_path / "log").read_text()
+def test_a_driver_without_the_token_is_refused_with_one_line(cluster: Cluster) -> None:
+    refusal = f"--address {cluster.head.ip}:6379: the cluster's token is missing or wrong"
+    assert cluster.no_token.process.wait(timeout=120) == 1
+    last = cluster.no_token.log.read_text().splitlines()[-1]
+    assert last.startswith(f"leebert.errors.SweepError: {refusal}")
+    assert cluster.wrong_token.process.wait(timeout=120) == 1
+    printed = cluster.wrong_token.log.read_text()
     assert "Traceback" not in printed
     assert printed.splitlines()[-1].startswith(f"error: {refusal}")
     assert not (cluster.storage / "stranger").exists()
@@ -161,10 +196,34 @@ def check_nothing_was_lost(cluster: Cluster, name: str, at: float) -> None:
     assert max(found.attempts.values()) == 2
 
 
+@dataclasses.dataclass
+class Submitted:
+    """A sweep by `ray submit`, once it is under way."""
+
+    process: subprocess.Popen[bytes] | None = None
+    log: Path = Path()
+
+
+@pytest.fixture(scope="module")
+def submitted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Submitted]:
+    yield (one := Submitted(log=tmp_path_factory.mktemp("submitted") / "log"))
+    if one.process is not None:
+        one.process.kill()
+        one.process.wait()
+
+
+def submit(cluster: Cluster, submitted: Submitted) -> subprocess.Popen[bytes]:
+    """The sweep's process, which the first call starts."""
+    if submitted.process is None:
+        words = [str(ROOT / "tune" / "__main__.py"), *sweep_named("submitted", cluster, "blo")]
+        words += ["--set", "training.max_epochs=1"]
+        submitted.process = cluster.laptop.start("ray", "submit", str(cluster.config), *words, log=submitted.log)
+    return submitted.process
+
+
 def test_a_sweep_by_ray_job_submit_survives_a_machine_that_is_cut_off_and_dies(
-    cluster: Cluster, tmp_path: Path
+    cluster: Cluster, submitted: Submitted, tmp_path: Path
 ) -> None:
-    tunnel = cluster.laptop.start("ray", "dashboard", str(cluster.config), log=tmp_path / "tunnel")
     seconds_until(lambda: answer(cluster.laptop, "http://127.0.0.1:8265/") != "000", 60, "the dashboard is forwarded")
     process = cluster.laptop.start(
         "ray", "job", "submit", "--address", "http://127.0.0.1:8265", "--", "leebert-tune", *sweep_named("job", cluster, "clo-v2"),
@@ -172,19 +231,17 @@ def test_a_sweep_by_ray_job_submit_survives_a_machine_that_is_cut_off_and_dies(
     )  # fmt: skip
     victim, at = lose_one_during(cluster, "job", process, tmp_path / "log")
     victim.crash()
+    submit(cluster, submitted)
+    victim.heal()
+    victim.boot()  # Ray's autoscaler starts it again, by ssh: see the next test
     assert process.wait(timeout=300) == 0, (tmp_path / "log").read_text()
     assert "succeeded" in (tmp_path / "log").read_text()
     check_nothing_was_lost(cluster, "job", at)
-    tunnel.kill()
-    tunnel.wait()
-    victim.heal()
-    victim.boot()  # Ray's autoscaler starts it again, by ssh: see the next test
+    cluster.tunnel.kill()
 
 
-def test_a_sweep_by_ray_submit_while_the_lost_machine_joins_again(cluster: Cluster) -> None:
-    words = [str(ROOT / "tune" / "__main__.py"), *sweep_named("submitted", cluster, "blo")]
-    words += ["--set", "training.max_epochs=1"]
-    cluster.laptop.run("ray", "submit", str(cluster.config), *words)
+def test_a_sweep_by_ray_submit_while_the_lost_machine_joins_again(cluster: Cluster, submitted: Submitted) -> None:
+    assert submit(cluster, submitted).wait(timeout=300) == 0, submitted.log.read_text()
     state = SweepFolder(cluster.storage / "submitted").ledger.read()
     assert (state.end["status"], len(state.cells)) == ("finished", 2)
     experiment = f"{MLFLOW}/api/2.0/mlflow/experiments/get-by-name?experiment_name=leebert-pairs"
@@ -192,15 +249,22 @@ def test_a_sweep_by_ray_submit_while_the_lost_machine_joins_again(cluster: Clust
     cluster.watch.wait_alive(*cluster.workers, within=300)
 
 
-def test_down(cluster: Cluster) -> None:
-    """The last: Ray ends on the head at once, and on the workers as soon as they miss it."""
+@prepared(after="test_cluster_up", using=("cluster",))
+def after_down(_: Path, cluster: Cluster) -> Iterator[str]:
+    """What `ray down` printed; Ray ends on the head at once, and on the workers as soon as they miss it."""
     done = cluster.laptop.run("python", "-c", DOWN, "down", "--yes", str(cluster.config))
-    assert "No nodes remaining" in done.stdout + done.stderr
     for host in (cluster.head, *cluster.workers):
         try:
             seconds_until(lambda host=host: not raylets(host), 120, f"Ray has ended on {host.name}", every=0.5)
         except AssertionError as error:
             raise AssertionError("\n".join([str(error), *raylets(host)])) from None
+    yield done.stdout + done.stderr
+
+
+@pytest.mark.last
+def test_down(after_down: str) -> None:
+    """It ends while the tests of other files run."""
+    assert "No nodes remaining" in after_down
 
 
 def raylets(host: Host) -> list[str]:

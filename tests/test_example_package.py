@@ -1,38 +1,38 @@
 """The example package: its wheel meets its contracts, and a sweep with one plugin of each kind runs in Ray's processes."""
 
-import os
+import dataclasses
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from encoders import save_backbone, write_task
+from ahead import ENVIRONMENT, prepared
 
-from leebert.yaml import dump_yaml
 from tune.store.folder import SweepFolder
 
 pytestmark = pytest.mark.slow
 EXAMPLE = Path(__file__).resolve().parent.parent / "examples" / "extension"
 
 
-@pytest.fixture(scope="module")
-def site(tmp_path_factory):
+def installed(root):
     """A folder with the installed package."""
-    root = tmp_path_factory.mktemp("extension")
     source = shutil.copytree(EXAMPLE, root / "source", ignore=shutil.ignore_patterns("__pycache__"))
     build = "from setuptools import build_meta; import sys; print(build_meta.build_wheel(sys.argv[1]))"
     pip = ["-m", "pip", "install", "-q", "--no-deps", "--no-index", "--disable-pip-version-check", "--target", "site"]
-    built = subprocess.run([sys.executable, "-c", build, root], cwd=source, capture_output=True, text=True)
+    built = subprocess.run(
+        [sys.executable, "-c", build, root], cwd=source, env=ENVIRONMENT, capture_output=True, text=True
+    )
     assert built.returncode == 0, built.stderr
-    done = subprocess.run([sys.executable, *pip, built.stdout.split()[-1]], cwd=root, capture_output=True, text=True)
+    install = [sys.executable, *pip, built.stdout.split()[-1]]
+    done = subprocess.run(install, cwd=root, env=ENVIRONMENT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return root / "site"
 
 
 def started(site, cwd, *words):
     """A command with the package installed."""
-    env = {**os.environ, "PYTHONPATH": str(site), "LEEBERT_STORAGE": str(cwd / "sweeps")}
+    env = {**ENVIRONMENT, "PYTHONPATH": str(site), "LEEBERT_STORAGE": str(cwd / "sweeps")}
     return subprocess.Popen(
         [sys.executable, *map(str, words)], cwd=cwd, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
@@ -45,17 +45,23 @@ def printed(process):
     return out
 
 
-@pytest.fixture(scope="module")
-def contracts(site, tmp_path_factory):
-    """The package's own tests, which run while its sweep waits for Ray's processes."""
-    process = started(
-        site, tmp_path_factory.mktemp("contracts"), "-m", "pytest", "-p", "no:cacheprovider", EXAMPLE / "tests"
-    )
-    yield process
-    process.kill()
-    process.communicate()
-
-
+#: In a process of its own: a backbone takes random numbers, which other tests take meanwhile.
+MAKE = """
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[2])
+from encoders import save_backbone, write_task
+from leebert.yaml import dump_yaml
+folder = Path(sys.argv[1])
+Path("space.yaml").write_text(dump_yaml({
+    "task": {**write_task(folder / "task", 60), "metric": "balanced_accuracy"},
+    "backbone": str(save_backbone(folder / "backbone")), "max_length": 32,
+    "algorithms": ["sparse-slo", "uniform"], "space": {"lr_theta": [1e-3, 3e-3]},
+    "training": {"batch_size": 8, "max_epochs": 1, "precision": "fp32", "every": 3}, "folds": 2,
+    "searcher": {"name": "shuffled", "seed": 1}, "pruner": {"name": "median", "others": 3},
+    "tracking": {"uri": f"sqlite:///{folder}/mlflow.db"},
+}))
+"""
 LOOK = """
 import sys
 from typer.testing import CliRunner
@@ -77,18 +83,32 @@ print("colours:", {run.data.tags.get("mlflow.runColor") for run in runs})
 """
 
 
-def test_a_sweep_with_all_five(site, contracts, tmp_path, monkeypatch, cli):
-    task = {**write_task(tmp_path / "task", 60), "metric": "balanced_accuracy"}
-    space = {
-        "task": task, "backbone": str(save_backbone(tmp_path / "backbone")), "max_length": 32,
-        "algorithms": ["sparse-slo", "uniform"], "space": {"lr_theta": [1e-3, 3e-3]},
-        "training": {"batch_size": 8, "max_epochs": 1, "precision": "fp32", "every": 3}, "folds": 2,
-        "searcher": {"name": "shuffled", "seed": 1}, "pruner": {"name": "median", "others": 3},
-        "tracking": {"uri": f"sqlite:///{tmp_path}/mlflow.db"},
-    }  # fmt: skip
-    (tmp_path / "space.yaml").write_text(dump_yaml(space))
-    shown = printed(started(site, tmp_path, "-c", LOOK, space["tracking"]["uri"]))
-    folder = SweepFolder(tmp_path / "sweeps" / "outside")
+@dataclasses.dataclass(frozen=True)
+class Outside:
+    """What a sweep with the package's parts printed and left, and what the package's own tests printed."""
+
+    folder: Path
+    shown: str
+    contracts: str
+
+
+@prepared()
+def outside(folder):
+    """The package's own tests run while its sweep waits for Ray's processes."""
+    site = installed(folder)
+    (elsewhere := folder / "contracts").mkdir()
+    tests = started(site, elsewhere, "-m", "pytest", "-p", "no:cacheprovider", EXAMPLE / "tests")
+    try:
+        printed(started(site, folder, "-c", MAKE, folder, Path(__file__).parent))
+        shown = printed(started(site, folder, "-c", LOOK, f"sqlite:///{folder}/mlflow.db"))
+        yield Outside(folder, shown, printed(tests))
+    finally:
+        tests.kill()
+
+
+def test_a_sweep_with_all_five(outside, monkeypatch, cli):
+    shown = outside.shown
+    folder = SweepFolder(outside.folder / "sweeps" / "outside")
     came_from = {key: f"leebert-extension 1.0 (leebert_extension.{module})" for key, module in {
         "method sparse-slo": "sparse_slo", "exit criterion ratio": "ratio", "metric balanced_accuracy": "balanced_accuracy",
         "searcher shuffled": "shuffled", "pruner median": "median",
@@ -98,8 +118,8 @@ def test_a_sweep_with_all_five(site, contracts, tmp_path, monkeypatch, cli):
     assert "Sparse SLO" in shown.partition("runs:")[2]
     assert "#aa3377" in shown.partition("colours:")[2]
 
-    monkeypatch.setenv("LEEBERT_STORAGE", str(tmp_path / "sweeps"))
-    best = next((tmp_path / "best").glob("*.yaml"))
+    monkeypatch.setenv("LEEBERT_STORAGE", str(outside.folder / "sweeps"))
+    best = next((outside.folder / "best").glob("*.yaml"))
     for words in (
         ("leebert-tune", "resume", "outside"),
         ("leebert", "train", "--config", best),
@@ -112,5 +132,5 @@ def test_a_sweep_with_all_five(site, contracts, tmp_path, monkeypatch, cli):
         assert "it came from leebert-extension 1.0 (leebert_extension." in ran.err
 
 
-def test_its_parts_meet_their_contracts(contracts):
-    assert " passed" in printed(contracts)
+def test_its_parts_meet_their_contracts(outside):
+    assert " passed" in outside.contracts

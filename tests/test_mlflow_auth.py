@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+from ahead import prepared
 from encoders import save_backbone, write_task
 from mlflow_server import MlflowServer, contents
 from test_mlflow_folder import status
@@ -16,10 +18,10 @@ pytestmark = pytest.mark.slow
 PASSWORD = "pa55word-of-the-administrator"
 
 
-@pytest.fixture(scope="module")
-def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowServer]:
+@prepared()
+def guarded(folder: Path) -> Iterator[MlflowServer]:
     server = MlflowServer(
-        tmp_path_factory.mktemp("guarded"),
+        folder,
         MLFLOW_APP_NAME="basic-auth",
         MLFLOW_FLASK_SERVER_SECRET_KEY="for forms",
         MLFLOW_AUTH_ADMIN_PASSWORD=PASSWORD,

@@ -45,39 +45,40 @@ class Story:
 
 @pytest.fixture(scope="module")
 def story(nodes: Nodes, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
-    folder = tmp_path_factory.mktemp("story")
-    (marks := folder / "marks").mkdir()
-    ledger = Ledger(folder / "ledger")
-    process = toy_sweep.start(
-        folder, address=nodes.address, problem="GatheringProblem", options={"marks": str(marks), "pause": 0.06, "crowd": 3},
-        cpus=1, training=TRAINING,
-    )  # fmt: skip
-    up = [nodes.add(cpus=1) for _ in range(3)]  # while the driver starts
-    try:
-        undisturbed = toy_sweep.undisturbed(tmp_path_factory.mktemp("plain"), **TRAINING)
-        under_way(process, lambda: told(marks) and ledger.read().fold_epochs >= 3)
-        first = told(marks)[0]
-        up.sort(key=lambda node: node.id != first["node"])
-        taken, cut, last = up
-        nodes.drain(taken, seconds=2)
-        os.kill(taken.raylet, signal.SIGKILL)
-        under_way(
-            process,
-            lambda: (
-                {line["node"] for line in told(marks)} == {node.id for node in up}
-                and len(ledger.read().attempts[first["config"]]) > 1
-            ),
-        )
-        failures = [f for known in ledger.read().failures.values() for f in known]
-        noticed, zombies, before = cut_off(nodes, cut, folder)
-        status = toy_sweep.finished(process)
-        late = {line["node"] for line in told(marks)[before:] if line["pid"] not in zombies}
-        yield Story(folder, undisturbed, failures, noticed, late, last, status)
-    finally:
-        process.kill()
-        process.communicate()
-        for node in up:
-            nodes.remove(node)
+    with nodes.alone:
+        folder = tmp_path_factory.mktemp("story")
+        (marks := folder / "marks").mkdir()
+        ledger = Ledger(folder / "ledger")
+        process = toy_sweep.start(
+            folder, address=nodes.address, problem="GatheringProblem", options={"marks": str(marks), "pause": 0.06, "crowd": 3},
+            cpus=1, training=TRAINING,
+        )  # fmt: skip
+        up = [nodes.add(cpus=1) for _ in range(3)]  # while the driver starts
+        try:
+            undisturbed = toy_sweep.undisturbed(tmp_path_factory.mktemp("plain"), **TRAINING)
+            under_way(process, lambda: told(marks) and ledger.read().fold_epochs >= 3)
+            first = told(marks)[0]
+            up.sort(key=lambda node: node.id != first["node"])
+            taken, cut, last = up
+            nodes.drain(taken, seconds=2)
+            os.kill(taken.raylet, signal.SIGKILL)
+            under_way(
+                process,
+                lambda: (
+                    {line["node"] for line in told(marks)} == {node.id for node in up}
+                    and len(ledger.read().attempts[first["config"]]) > 1
+                ),
+            )
+            failures = [f for known in ledger.read().failures.values() for f in known]
+            noticed, zombies, before = cut_off(nodes, cut, folder)
+            status = toy_sweep.finished(process)
+            late = {line["node"] for line in told(marks)[before:] if line["pid"] not in zombies}
+            yield Story(folder, undisturbed, failures, noticed, late, last, status)
+        finally:
+            process.kill()
+            process.communicate()
+            for node in up:
+                nodes.remove(node)
 
 
 def under_way(process: subprocess.Popen[str], reached: Callable[[], Any]) -> None:

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 import torch
+from ahead import ENVIRONMENT, prepared
 from raylets import Raylets
 
 from leebert.errors import DeviceError
@@ -143,21 +144,23 @@ print(json.dumps(told))
 """
 
 
-@pytest.fixture(scope="module")
-def told(tmp_path_factory):
+@prepared()
+def told(folder):
     """What a driver saw on a cluster of a head and Ray's own autoscaler, which starts nodes as processes here."""
-    config = tmp_path_factory.mktemp("autoscaler") / "cluster.json"
+    config = folder / "cluster.json"
     raylets = Raylets()
     config.write_text(json.dumps(AUTOSCALER | {"provider": AUTOSCALER["provider"] | {"gcs_address": raylets.address}}))
     try:
         environment = {"RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1"}
         raylets.head("--num-cpus=0", f"--autoscaling-config={config}", **environment)
         connect = f"import json, time, ray; ray.init({raylets.address!r}, log_to_driver=False, logging_level='ERROR')"
-        done = subprocess.run([sys.executable, "-c", connect + DRIVER], capture_output=True, text=True, timeout=150)
+        done = subprocess.run(
+            [sys.executable, "-c", connect + DRIVER], capture_output=True, text=True, timeout=150, env=ENVIRONMENT,
+        )  # fmt: skip
     finally:
         raylets.stop()
     assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+    yield json.loads(done.stdout)
 
 
 @pytest.mark.slow

@@ -1,9 +1,11 @@
 """Where trials run, and where they are tried again after memory ran out: a real node with a GPU that is none."""
 
+import contextlib
 import itertools
 
 import pytest
 import toy_sweep
+from ahead import prepared
 from toy_problems import told
 
 from tune.store.ledger import Ledger, attempt_name
@@ -13,27 +15,45 @@ pytestmark = pytest.mark.slow
 TRAINING = {"batch_size": 4, "max_epochs": 2}
 
 
-@pytest.fixture(scope="module")
-def half_gpus(nodes, tmp_path_factory):
+@prepared(after="test_doctor", using=("nodes",))
+def half_gpus(folder, nodes):
     """Trials of half a GPU each, on one GPU, in two sessions, each in a process of its own; their folder."""
-    folder = tmp_path_factory.mktemp("half")
-    node = None
     statuses = []
-    for problem, options, budget in (
-        ("CrowdProblem", {"crowd": 2, "pause": 0.05}, {"fold_epochs": 4}),
-        ("HungryProblem", {}, {"trials": 3}),
-    ):
-        marks = folder / problem
-        marks.mkdir()
-        process = toy_sweep.start(
-            folder, address=nodes.address, problem=problem, options={"marks": str(marks), **options}, gpus=0.5,
-            training=TRAINING, budget=budget,
-        )  # fmt: skip
-        node = node or nodes.add(cpus=3, gpus=1)  # while the driver starts
-        statuses.append(toy_sweep.finished(process))
-    nodes.remove(node)
+    with nodes.alone, contextlib.ExitStack() as added:
+        for problem, options, budget in (
+            ("CrowdProblem", {"crowd": 2, "pause": 0.05}, {"fold_epochs": 4}),
+            ("HungryProblem", {}, {"trials": 3}),
+        ):
+            marks = folder / problem
+            marks.mkdir()
+            process = toy_sweep.start(
+                folder, address=nodes.address, problem=problem, options={"marks": str(marks), **options}, gpus=0.5,
+                training=TRAINING, budget=budget,
+            )  # fmt: skip
+            if not statuses:  # while the driver starts
+                added.callback(nodes.remove, nodes.add(cpus=3, gpus=1))
+            statuses.append(toy_sweep.finished(process))
     assert statuses == ["stopped", "finished"]
-    return folder
+    yield folder
+
+
+@prepared(after="test_doctor", using=("nodes", "half_gpus"))
+def full_node(folder, nodes, half_gpus):
+    """How a sweep ended that lost its trial to Ray's monitor of memory, and its folder; after the one above."""
+    marks = folder / "marks"
+    marks.mkdir()
+    with nodes.alone:
+        process = toy_sweep.start(
+            folder, address=nodes.address, problem="PlacedProblem", options={"marks": str(marks), "pause": 0.3},
+            training={"batch_size": 2, "max_epochs": 2}, budget={"trials": 1},
+        )  # fmt: skip
+        # Any use at all is too much on this node.
+        full = nodes.add(cpus=2, env={"RAY_memory_usage_threshold": "0.0001", "RAY_memory_monitor_refresh_ms": "3000"})
+        try:
+            status = toy_sweep.finished(process)
+        finally:
+            nodes.remove(full)
+    yield status, folder
 
 
 def grants(folder):
@@ -116,23 +136,13 @@ def test_alone_on_a_gpu_nobody_else_is_on_it(half_gpus):
         assert not together(stays, stay), stay
 
 
-def test_a_trial_that_rays_monitor_ends_for_the_nodes_memory_is_tried_again_alone(nodes, tmp_path):
-    marks = tmp_path / "marks"
-    marks.mkdir()
-    process = toy_sweep.start(
-        tmp_path, address=nodes.address, problem="PlacedProblem", options={"marks": str(marks), "pause": 0.3},
-        training={"batch_size": 2, "max_epochs": 2}, budget={"trials": 1},
-    )  # fmt: skip
-    # Any use at all is too much on this node.
-    full = nodes.add(cpus=2, env={"RAY_memory_usage_threshold": "0.0001", "RAY_memory_monitor_refresh_ms": "3000"})
-    try:
-        assert toy_sweep.finished(process) == "finished"
-    finally:
-        nodes.remove(full)
-    state = Ledger(tmp_path / "ledger").read()
+def test_a_trial_that_rays_monitor_ends_for_the_nodes_memory_is_tried_again_alone(full_node):
+    status, folder = full_node
+    assert status == "finished"
+    state = Ledger(folder / "ledger").read()
     (failures,) = state.failures.values()
     assert [f["reason"] for f in failures] == ["host_memory"] * 3
-    assert [(g.get("alone", ""), g.get("accumulate", 1)) for g in grants(tmp_path)] == [
+    assert [(g.get("alone", ""), g.get("accumulate", 1)) for g in grants(folder)] == [
         ("", 1),
         ("node", 1),
         ("node", 2),

@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from ahead import prepared
 from mlflow_server import MlflowServer
-from postgres_server import postgres  # noqa: F401
+from postgres_server import postgres
 from test_tracking import EXITS
 
 from tune.tracking import names
@@ -19,16 +20,19 @@ from tune.tracking.tracker import Tracker
 WRITERS, EPOCHS = 32, 2
 
 
-@pytest.fixture(scope="module")
-def server(postgres: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowServer]:  # noqa: F811
-    server = MlflowServer(tmp_path_factory.mktemp("postgres"), MLFLOW_BACKEND_STORE_URI=postgres)
-    server.start()
-    yield server
-    server.kill()
+@prepared()
+def on_postgres(folder: Path) -> Iterator[tuple[MlflowServer, str]]:
+    """A server, and the address of its database."""
+    with postgres() as database:
+        server = MlflowServer(folder, MLFLOW_BACKEND_STORE_URI=database)
+        server.start()
+        yield server, database
+        server.kill()
 
 
 @pytest.mark.slow
-def test_32_sweeps_at_once_lose_nothing_and_store_nothing_twice(server: MlflowServer, postgres: str) -> None:  # noqa: F811
+def test_32_sweeps_at_once_lose_nothing_and_store_nothing_twice(on_postgres: tuple[MlflowServer, str]) -> None:
+    server, database = on_postgres
     together = threading.Barrier(WRITERS)
     trackers = [Tracker(server.url, "shared", f"sweep {i}", "mrpc") for i in range(WRITERS)]
 
@@ -56,10 +60,10 @@ def test_32_sweeps_at_once_lose_nothing_and_store_nothing_twice(server: MlflowSe
     assert [tracker.close(240) for tracker in trackers] == [0] * WRITERS
     assert [tracker.rejected for tracker in trackers] == [0] * WRITERS
 
-    stored = rows(postgres, "SELECT value, status FROM runs JOIN tags USING (run_uuid) WHERE key = 'sweep'")
+    stored = rows(database, "SELECT value, status FROM runs JOIN tags USING (run_uuid) WHERE key = 'sweep'")
     assert Counter(stored) == {(f"sweep {i}", "FINISHED"): 3 for i in range(WRITERS)}
     points = rows(
-        postgres,
+        database,
         "SELECT tags.value, metrics.key, step, metrics.value FROM metrics JOIN tags USING (run_uuid) "
         "WHERE tags.key = 'sweep' AND metrics.key LIKE '%exit%'",
     )

@@ -288,7 +288,7 @@ def test_a_subset_is_called_one():
 
 
 def test_an_interrupted_refit_is_logged_once_and_where_the_last_call_asked_for(
-    best_place, refit, mlflow_server, tmp_path, monkeypatch
+    best_place, refit, serving, mlflow_server, tmp_path, monkeypatch
 ):
     """A task with a dot in its name, and a password in the address that no output shows."""
     import mlflow
@@ -433,7 +433,7 @@ def test_params_are_the_options_as_they_were_used(best_place):
 
 
 def test_the_registered_version_has_signature_example_and_no_pickle(
-    refitted, served, best_place, mlflow_server, tmp_path
+    refitted, scoring, served, best_place, mlflow_server, tmp_path
 ):
     import mlflow
 
@@ -649,9 +649,10 @@ def scoring(refitted, rows, mlflow_server, tmp_path_factory):
     process.communicate()
 
 
-@contextlib.contextmanager
-def serving(mlflow_server, log):
-    """The address of `mlflow models serve` on a free port."""
+@pytest.fixture(scope="module")
+def serving(refitted, mlflow_server, tmp_path_factory):
+    """`mlflow models serve` on a free port, which starts while other tests run; waits for it, and returns its address."""
+    log = tmp_path_factory.mktemp("serve") / "log"
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -663,19 +664,21 @@ def serving(mlflow_server, log):
     environment = {**os.environ, "MLFLOW_TRACKING_URI": mlflow_server.url, "PATH": path}
     with log.open("wb") as out:
         process = subprocess.Popen(command, stdout=out, stderr=out, env=environment, start_new_session=True)
-    try:
+
+    def address():
         deadline = time.monotonic() + 120
         while True:
             with contextlib.suppress(OSError):
                 urllib.request.urlopen(f"http://127.0.0.1:{port}/ping", timeout=5)
-                break
+                return f"http://127.0.0.1:{port}/invocations"
             assert process.poll() is None, log.read_text()
             assert time.monotonic() < deadline, log.read_text()
             time.sleep(0.2)
-        yield f"http://127.0.0.1:{port}/invocations"
-    finally:
+
+    yield address
+    with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, 15)
-        process.wait(30)
+    process.wait(30)
 
 
 def post(url, body):
@@ -687,27 +690,27 @@ def post(url, body):
         return error.code, json.loads(error.read())
 
 
-def test_mlflow_models_serve_answers_and_refuses(scoring, served, rows, mlflow_server, tmp_path):
+def test_mlflow_models_serve_answers_and_refuses(serving, served, rows):
     split = {"columns": ["a", "b"], "data": rows.to_numpy().tolist()}
-    with serving(mlflow_server, tmp_path / "serve.log") as url:
-        code, told = post(url, {"dataframe_split": split})
-        assert code == 200, told
-        expected = served.predict(rows)
-        assert [r["label"] for r in told["predictions"]] == expected["label"].tolist()
-        assert [r["probability"] for r in told["predictions"]] == pytest.approx(expected["probability"], abs=1e-5)
-        code, told = post(url, {"dataframe_split": split, "params": {"criterion": "never"}})
-        assert {r["exit_layer"] for r in told["predictions"]} == {LAYERS}
-        code, fast = post(url, {"dataframe_split": split, "params": {"criterion": "confidence", "speed_up": 4}})
-        assert {r["layers_saved"] for r in fast["predictions"]} == {LAYERS - 1}
-        for body, part in (
-            ({"dataframe_split": split, "params": {"criterion": "entropy", "threshold": -1}}, "at least 0"),
-            ({"dataframe_split": {"columns": ["x"], "data": [["y"]]}}, "missing inputs ['a', 'b']"),
-            ({"dataframe_split": {"columns": ["a", "b"], "data": [["cat " * 99, "dog"]]}}, "at most 32 tokens"),
-        ):
-            code, told = post(url, body)
-            assert code == 400
-            assert part in told["message"]
-        assert post(url, {"dataframe_split": split})[0] == 200, "it is alive after all that"
+    url = serving()
+    code, told = post(url, {"dataframe_split": split})
+    assert code == 200, told
+    expected = served.predict(rows)
+    assert [r["label"] for r in told["predictions"]] == expected["label"].tolist()
+    assert [r["probability"] for r in told["predictions"]] == pytest.approx(expected["probability"], abs=1e-5)
+    code, told = post(url, {"dataframe_split": split, "params": {"criterion": "never"}})
+    assert {r["exit_layer"] for r in told["predictions"]} == {LAYERS}
+    code, fast = post(url, {"dataframe_split": split, "params": {"criterion": "confidence", "speed_up": 4}})
+    assert {r["layers_saved"] for r in fast["predictions"]} == {LAYERS - 1}
+    for body, part in (
+        ({"dataframe_split": split, "params": {"criterion": "entropy", "threshold": -1}}, "at least 0"),
+        ({"dataframe_split": {"columns": ["x"], "data": [["y"]]}}, "missing inputs ['a', 'b']"),
+        ({"dataframe_split": {"columns": ["a", "b"], "data": [["cat " * 99, "dog"]]}}, "at most 32 tokens"),
+    ):
+        code, told = post(url, body)
+        assert code == 400
+        assert part in told["message"]
+    assert post(url, {"dataframe_split": split})[0] == 200, "it is alive after all that"
 
 
 def test_a_process_that_imports_nothing_of_ours_scores_a_file_by_the_code_that_travels_with_the_model(

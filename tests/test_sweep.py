@@ -12,7 +12,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import in_process
@@ -498,7 +497,7 @@ def test_a_name_that_is_taken_is_refused_with_the_way_to_resume(swept, tuned, pl
 
 @pytest.mark.slow
 def test_a_budget_stops_in_the_middle_of_a_configuration_and_resuming_gives_the_same_scores(
-    swept, tuned_without_ray, place
+    swept, tuned_without_ray, place, long
 ):
     tuned = tuned_without_ray
     ran = tuned(
@@ -529,9 +528,9 @@ def test_a_budget_stops_in_the_middle_of_a_configuration_and_resuming_gives_the_
     assert folder.ledger.read().fold_epochs == 8
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def long(place, mlflow_server):
-    """A sweep of 2000 epochs in a process of its own, two of them done; its folder and process."""
+    """A sweep of 2000 epochs in a process of its own, which starts while another test runs; its folder and process."""
     name = "long"
     path = space(
         place / f"{name}.yaml", place, algorithms=["blo"],
@@ -540,14 +539,8 @@ def long(place, mlflow_server):
     command = [sys.executable, in_process.__file__, "sweep", path, "--name", name, "--storage", place / "sweeps"]
     command += ["--tracking-uri", mlflow_server.url]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    folder = SweepFolder(place / "sweeps" / name)
-    deadline = time.monotonic() + 120
     try:
-        while time.monotonic() < deadline and process.poll() is None:
-            if (folder.path / "manifest.json").is_file() and folder.ledger.read().fold_epochs >= 2:
-                break
-            time.sleep(0.02)
-        yield folder, process
+        yield SweepFolder(place / "sweeps" / name), process
     finally:
         process.kill()
         process.communicate()
@@ -557,6 +550,11 @@ def long(place, mlflow_server):
 def test_stopped_from_another_process_it_can_be_resumed(long, tuned_without_ray):
     tuned = tuned_without_ray
     folder, process = long
+
+    def begun():
+        return (folder.path / "manifest.json").is_file() and folder.ledger.read().fold_epochs >= 2
+
+    wait_until(lambda: begun() or process.poll() is not None)
     assert (
         wait_until(lambda: (told := tuned("status", folder.name, "--json").json)["running"] and told)["state"]
         == "running"

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from ahead import ENVIRONMENT
 from test_driver import Grid, NoPruner, a_study, name
 from toys import ToyProblem
 
@@ -29,7 +30,7 @@ def start(folder: Path, **settings: Any) -> subprocess.Popen[str]:
     """The sweep in a process of its own. Settings are those of :func:`main`."""
     return subprocess.Popen(
         [sys.executable, __file__, str(folder), json.dumps(settings)], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        text=True,
+        text=True, env=ENVIRONMENT,
     )  # fmt: skip
 
 

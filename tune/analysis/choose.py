@@ -291,5 +291,5 @@ def _none_reaches(
     return (
         f"layer speed-up {objective.speed_up:g}: none of {len(candidates)} completed configurations reaches it in every run "
         f"under {objective.under}; the nearest, {key} ({describe(candidates[key].configuration.values)}), reaches "
-        f"{curve.slowest:.3g} to {curve.fastest:.2f} in its slowest run, with {len(curve.exit_layers)} exits"
+        f"layer speed-ups from {curve.slowest:.3g} to {curve.fastest:.2f} on {len(curve.exit_layers)} exits in its slowest run"
     )
