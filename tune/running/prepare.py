@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -120,11 +120,12 @@ def _check_model_and_batches(spec: SweepSpec, problem: Any, folds: Any) -> None:
 
     smallest = min(len(folds.train(fold)) for fold in range(folds.k))
     searched = spec.space["batch_size"].listed() if "batch_size" in spec.space else None
-    shares = (spec.space["fixed_d2"].listed() if "fixed_d2" in spec.space else None) or (spec.training.get("fixed_d2"),)
+    searched_shares = spec.space["fixed_d2"].listed() if "fixed_d2" in spec.space else None
+    shares: Sequence[Any] = searched_shares or (spec.training.get("fixed_d2"),)
     for size in searched or (spec.train_config({}).batch_size,):
         updates_per_epoch(smallest, int(size))
         for share in filter(None, shares):
-            size_of_fixed_d2(smallest, int(size), float(share))
+            size_of_fixed_d2(smallest, int(size), share)
     for algorithm, error in misfits(spec, problem).items():
         raise ConfigError(f"method {algorithm} on {spec.backbone}: {error}") from None
 
