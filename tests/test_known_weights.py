@@ -24,7 +24,10 @@ from leebert.testing.known_weights import Outcome, trained
 from leebert.weights import Terms
 
 ROOT = Path(__file__).resolve().parent.parent
-LEARNED = ("slo", "blo", "clo-v1", "clo-v2", "hyper")
+LEARNED = (
+    "slo", "clo-v2",
+    *(pytest.param(name, marks=pytest.mark.slow) for name in ("blo", "clo-v1", "hyper")),
+)  # fmt: skip
 #: Fewer updates than in benchmarks/weights.py, at a rate at which ω moves as far as it wants.
 SHORT = {"max_epochs": 8, "lr_omega": 0.1}
 
@@ -58,7 +61,13 @@ def test_they_follow_a_perfect_teacher_because_its_loss_is_small(algorithm: str)
     assert learned.weights[-1, :3].max() < 0.2
 
 
-@pytest.mark.parametrize("problem", ["constant", "random", "outdated", "noisy_labels", "harmful_exit"])
+@pytest.mark.parametrize(
+    "problem",
+    [
+        "constant",
+        *(pytest.param(p, marks=pytest.mark.slow) for p in ("random", "outdated", "noisy_labels", "harmful_exit")),
+    ],
+)
 def test_a_held_out_loss_without_weights_takes_weight_from_bad_terms_and_does_no_harm(problem: str) -> None:
     learned = short(problem, "hyper-v2", cycle_length=1)
     assert learned.marked_weight < 0.8
@@ -80,7 +89,7 @@ def test_uncertainty_weighting_follows_the_size_of_a_loss_too() -> None:
     assert learned.score < short("constant").score - 0.1
 
 
-@pytest.mark.parametrize("problem", ["outdated", "noisy_labels"])
+@pytest.mark.parametrize("problem", ["outdated", pytest.param("noisy_labels", marks=pytest.mark.slow)])
 def test_without_bad_terms_the_exits_score_higher(problem: str) -> None:
     gains = [short(problem, seed=s, fixed=0.0).score - short(problem, seed=s).score for s in (0, 1)]
     assert np.mean(gains) > 0.01
@@ -186,6 +195,7 @@ def benchmark(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
         sys.modules.pop(name, None)
 
 
+@pytest.mark.slow
 def test_the_pages_tables_are_those_of_the_kept_runs(benchmark: ModuleType) -> None:
     """`python docs/results/weights.py` writes them."""
     path = ROOT / "docs" / "results" / "weights.py"
