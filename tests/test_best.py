@@ -164,6 +164,7 @@ def test_an_unfinished_sweep_does_not_deny_other_tasks_their_files(sweep, choose
     assert (twice.code, "named twice" in twice.err) == (1, True)
 
 
+@pytest.mark.slow
 def test_the_equals_and_the_front_are_those_of_all_sweeps_of_a_task(sweep, choose, tmp_path):
     one, two = sweep("one"), sweep("two", lambda index, fold: logits(index, fold, settled=4))
     early = sweep("early", configs=1, end=False)
@@ -214,6 +215,7 @@ def test_a_large_sweep_reports_that_it_has_no_front_and_how_to_get_it(sweep, cho
     assert found_in(tmp_path)["pareto"]["points"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", ["truncated", "missing", "flipped", "swapped"])
 def test_damaged_logits_are_named_with_their_cell_and_omitted(damage, sweep, choose, tmp_path):
     folder = sweep("damaged")

@@ -61,6 +61,7 @@ def test_the_model_exits_at_the_threshold_that_reaches_the_speed_up(place, model
     assert (saved["exit_strategy"], saved["exit_threshold"]) == (rule, ran.json["chosen"][rule]["threshold"])
 
 
+@pytest.mark.slow
 def test_patience_takes_the_nearest_that_it_attains_and_reports_it(place, model, cli):
     ran = cli("leebert", "calibrate", model, place / "texts.csv", "--speed-up", 3.2, "--criterion", "patience")
     assert ran.code == 0, ran.err

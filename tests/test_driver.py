@@ -267,6 +267,7 @@ def test_what_a_driver_decides_after_it_was_taken_over_does_not_count(tmp_path):
     assert not list((tmp_path / "checkpoints").iterdir())
 
 
+@pytest.mark.slow
 def test_two_drivers_that_grant_the_same_attempt_give_it_folders_of_its_own(tmp_path):
     first, second = two_drivers(tmp_path)
     first.trial_ended("a", Failure("error", "its worker died"))
@@ -487,6 +488,7 @@ def test_a_driver_whose_own_records_cannot_be_written_ends_without_one(tmp_path)
     assert d.finish("storage") == "failed"
 
 
+@pytest.mark.slow
 def test_more_seeds_reopen_what_was_complete_and_train_only_the_new_cells(tmp_path):
     d = driver(tmp_path)
     run_all(d)

@@ -59,6 +59,7 @@ def test_outside_training_nothing_is_dropped():
     assert (module.train()(torch.ones(1000)) == 0).any()
 
 
+@pytest.mark.slow
 def test_attention_equals_torchs_where_nothing_is_dropped_and_in_the_mean_where_something_is():
     torch.manual_seed(0)
     q, k, v = (torch.randn(2, 3, 6, 8) for _ in range(3))

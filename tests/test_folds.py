@@ -112,6 +112,7 @@ def grouped(draw: st.DrawFn) -> Examples:
     return examples_of((rng.permutation(n) < n * 0.4).astype(int).tolist(), a, b)
 
 
+@pytest.mark.slow
 @given(examples=grouped(), k=st.integers(1, 6), seed=st.integers(0, 1000))
 @settings(max_examples=25, deadline=None)
 def test_the_contract_of_folds(examples: Examples, k: int, seed: int) -> None:

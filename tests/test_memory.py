@@ -93,6 +93,7 @@ def features(rows, _):
     return {"features": torch.zeros(rows, 6), "labels": torch.zeros(rows, dtype=torch.long)}
 
 
+@pytest.mark.slow
 def test_weights_gradients_and_moments_are_counted_to_the_byte_and_the_model_is_left_alone():
     model = toy_mlp()
     before = {name: (t.clone(), t.requires_grad) for name, t in model.state_dict(keep_vars=True).items()}

@@ -231,6 +231,7 @@ def liar(mlflow_app: MlflowApp, monkeypatch: pytest.MonkeyPatch) -> Iterator[Lia
 
 
 #: Of what can't be MLflow's one kind: that each is told from MLflow's own answers is stated below.
+@pytest.mark.slow
 @pytest.mark.parametrize("lie", ["200 empty", *(pytest.param(n, marks=pytest.mark.slow) for n in SLOW_LIES)])
 def test_a_server_whose_answers_were_others_holds_everything_after_it_was_read_back(
     liar: Liar, mlflow_app: MlflowApp, whole: dict[str, Any], lie: str
@@ -267,6 +268,7 @@ def test_while_it_keeps_lying_what_is_missing_is_named(liar: Liar, monkeypatch: 
     assert any("no parameter" in line for line in left)
 
 
+@pytest.mark.slow
 def test_a_sweeps_end_states_that_reports_are_missing_which_every_answer_had_taken(
     liar: Liar, log_lines: Callable[[], list[str]]
 ) -> None:

@@ -184,6 +184,7 @@ def test_a_page_shows_the_recorded_layers_of_a_cell_whose_logits_are_gone(tmp_pa
         assert f"<td>{needed:.2f}</td>" in str(sweep_page(folder))
 
 
+@pytest.mark.slow
 def test_a_page_and_a_comparison_omit_a_damaged_cell_and_name_it(tmp_path, cli):
     def logits(index, fold):
         rng = np.random.default_rng([index, fold])

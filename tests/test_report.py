@@ -66,6 +66,7 @@ def test_the_option_that_decides_is_the_important_one():
     assert algorithms.keys() == {TOGETHER}, "within an algorithm all scores are equal"
 
 
+@pytest.mark.slow
 def test_main_effects_omit_what_options_do_together():
     spec = SweepSpec.model_validate(SPEC)
     found = importances(spec, history(spec, lambda v: 0.5 + 0.1 * ((v["lr_theta"] > 5e-5) == (v["batch_size"] == 8))))

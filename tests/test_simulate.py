@@ -120,6 +120,7 @@ def test_a_simulation_decides_what_a_real_sweep_decides(toy, pruner, options):
     assert simulated.pruned.keys() == real.pruned.keys()
 
 
+@pytest.mark.slow
 def test_without_a_pruner_everything_is_replayed(toy):
     spec, _, unpruned = toy
     recorded = {config_id(c.values): c for c in recorded_configurations(unpruned)}

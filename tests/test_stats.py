@@ -93,6 +93,7 @@ def test_sign_flip_counts_every_pattern(diffs):
     assert sign_flip(diffs) == pytest.approx(hits / len(patterns))
 
 
+@pytest.mark.slow
 def test_sign_flip_is_exact_up_to_16_cells_and_seeded_beyond():
     assert sign_flip([0.1] * 16, permutations=1) == 2 / 2**16
     many = list(np.linspace(-0.5, 1.0, 17))

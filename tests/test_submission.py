@@ -153,6 +153,7 @@ def test_a_question_that_is_empty_is_answered_too(models, cli, tmp_path):
     assert [number for number, _ in lines_of(tmp_path / "out" / "QQP.tsv")] == ["0", "1"]
 
 
+@pytest.mark.slow
 def test_what_is_missing_is_filled_with_one_answer_and_answers_are_kept(models, cli, mrpc, tmp_path):
     out = tmp_path / "out"
     options = ("--glue", out, "--data-dir", mrpc, "--any-rows")

@@ -619,6 +619,7 @@ def test_a_gpu_where_there_is_none_is_one_clear_message(cli, place, ray_up, mlfl
     assert not (tmp_path / "sweeps" / "g").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("listening", [False, True], ids=["nobody listens", "nobody answers"])
 def test_a_tracking_server_that_does_not_answer_stops_the_sweep_before_it_begins(
     cli, place, tmp_path, monkeypatch, listening

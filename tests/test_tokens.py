@@ -65,6 +65,7 @@ PAIR = examples_of(["a b c d", "e", "a a a a a a"], ["f", "g h", "b b b b b"])
 WORDS = st.lists(st.sampled_from([*"abcdefgh", "unknown", "é"]), min_size=1, max_size=12).map(" ".join)
 
 
+@pytest.mark.slow
 @given(
     rows=st.lists(st.tuples(WORDS, WORDS), min_size=1, max_size=12),
     pairs=st.booleans(),

@@ -450,6 +450,7 @@ def test_a_summary_with_other_contents_takes_the_place_of_the_old_one(database: 
     assert run.data.tags["approach"] == "CLO-v2"
 
 
+@pytest.mark.slow
 def test_many_values_are_split_below_the_limits_of_a_request(sweep: Sweep) -> None:
     many: dict[str, Any] = {f"option_{i}": i for i in range(150)}
     depth = {"score": [0.5] * 900, "omega_ce": [0.5] * 900}
