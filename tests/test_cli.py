@@ -296,6 +296,7 @@ def test_the_saved_weights_are_those_of_the_epoch_that_is_reported_as_the_best(p
     assert weights[0] == weights[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("by", [pytest.param("a signal", marks=pytest.mark.slow), "an exception"])
 def test_killed_and_started_again_it_ends_with_the_identical_file(place, cli, tmp_path, monkeypatch, by):
     """By a signal from outside with rows held out; in this process, as it saves epoch 2, without."""

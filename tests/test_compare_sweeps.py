@@ -75,6 +75,7 @@ def test_what_is_drawn_is_narrowed_and_paired(tmp_path):
     assert "cycle_length=2" not in page
 
 
+@pytest.mark.slow
 def test_a_speed_up_that_is_unknown_does_not_prevent_the_comparison(tmp_path, capsys):
     sweep = scored_sweep(tmp_path / "s", ahead(0.1))
     beyond = (*AT_2, RankingObjective.of("speed-up=3.5"))

@@ -94,6 +94,7 @@ def test_a_trial_that_waits_for_resources_is_queued_and_not_running(tmp_path):
     assert (facts["running"], facts["queued"]) == ([running], [queued])
 
 
+@pytest.mark.slow
 def test_a_dead_trial_is_tried_again_from_its_checkpoint_without_repeating_an_epoch(tmp_path):
     whole = driver(tmp_path / "a")
     run_all(whole)
@@ -163,6 +164,7 @@ def test_a_diverging_configuration_ends_as_failed_with_a_message(tmp_path, log_l
     assert any("diverged after 3 updates" in line for line in log_lines())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("budget", "check"),
     [

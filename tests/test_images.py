@@ -244,6 +244,7 @@ def test_other_optimisers_of_omega_train_a_network(algorithm):
     assert losses == sorted(set(losses), reverse=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("algorithm", ["uniform", "clo-v2"])
 def test_a_resumed_run_meets_the_same_crops_bit_for_bit(tmp_path, algorithm):
     config = TrainConfig(**{**SETTINGS, "max_epochs": 4, "cycle_length": 3}, algorithm=algorithm)

@@ -245,6 +245,7 @@ def test_a_results_file_of_the_papers_tables_shows_the_same_numbers(place, cli, 
 # Saved models.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["chosen", "own", "best", "calibrated", "images"])
 def test_a_saved_model_gives_the_same_answers(place, cli, expected, model):
     texts = "pictures" if model == "images" else "texts.jsonl"

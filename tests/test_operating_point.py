@@ -87,6 +87,7 @@ def test_another_installed_criterion_is_chosen_only_if_it_is_named(ratio):
     assert choose_exits(record, "accuracy", aim) == before
 
 
+@pytest.mark.slow
 def test_training_records_where_the_chosen_criterion_comes_from(ratio):
     config = RunConfig(task="mrpc", model={"backbone": "x"}, training={"algorithm": "slo"})
     data = MagicMock(**{"task.metric": "accuracy"})
@@ -389,6 +390,7 @@ def test_a_best_file_names_no_exit_criterion_that_nobody_chose(exits):
     assert not chooses_exits(parse(RunConfig, named, "best"))
 
 
+@pytest.mark.slow
 def test_a_named_criterion_gets_its_threshold_chosen(place, cli, tmp_path):
     options = ("--criterion", "confidence", "--speed-up", 1.5, "--json")
     ran = cli("leebert", "train", "--config", place / "run.yaml", "--out", tmp_path / "m", *options)

@@ -195,6 +195,7 @@ def test_every_name_is_on_the_list(sweep: Sweep) -> None:
         assert all(line is not None and kind in line.runs for line in found)
 
 
+@pytest.mark.slow
 def test_a_second_tracker_recognises_everything_and_writes_nothing(sweep: Sweep) -> None:
     sweep.send(whole_sweep())
     before = {name: (run.info.run_id, run.data.to_dictionary()) for name, run in sweep.runs().items()}
@@ -280,6 +281,7 @@ def test_requests_stay_within_one_per_report_and_three_per_run(at_app: Sweep, ml
     assert mlflow_app.requests()[before:] == ["GET experiments/get-by-name", "POST runs/search"]
 
 
+@pytest.mark.slow
 def test_reports_that_waited_share_requests_that_hold_whole_epochs(at_app: Sweep, mlflow_app: MlflowApp) -> None:
     def report(fold: int, number: int) -> Epoch:
         metrics = {f"train/term_{i:03d}": float(number) for i in range(120)}
