@@ -103,7 +103,7 @@ class StageLevel:
     def travelled(self) -> dict[str, float] | None:
         """Measure the distance of the loss weights from their start (:func:`leebert.omega.travel`); None without eq. 5."""
         layout = getattr(self.stage.objective, "layout", None)
-        return layout and travel(self.stage.objective.weights(self.state), self.start, layout.is_distillation)
+        return layout and travel(self.weights(), self.start, layout.is_distillation)
 
     def to_device(self, batch: Batch) -> Batch:
         return {name: t.to(self.runtime.device, non_blocking=True) for name, t in batch.items()}
@@ -151,7 +151,7 @@ class StageLevel:
         parts = [self._backward(part, len(part["labels"]) / samples, before) for part in batches]
         records = [record for _, record in parts]
         losses = torch.stack([losses for losses, _ in parts]).sum(dim=0)  # (n,)
-        loss = self.stage.objective.weights(self.state).detach() @ losses
+        loss = self.weights() @ losses
         # ω is not in this list, so clipping ignores it.
         norm = torch.nn.utils.clip_grad_norm_(self.theta.values(), self.config.clip_norm)
         self.theta_optimizer.step()
@@ -182,7 +182,7 @@ class StageLevel:
         losses = self.stage.objective.terms(record, self.state, target) * share
         if before:
             before(losses.detach())
-        loss = outer(record) * share if outer else self.stage.objective.weights(self.state).detach() @ losses
+        loss = outer(record) * share if outer else self.weights() @ losses
         if loss.requires_grad:  # False if only frozen layers were drawn (BERT-of-Theseus)
             loss.backward()
         # States are dropped: they are large, and nothing needs them after the step.

@@ -26,7 +26,6 @@ from leebert.evaluate import RecordedLogits, layers_of, record_all
 from leebert.level import StageLevel
 from leebert.majority import AgainstMajority, against_majority
 from leebert.metrics import collapsed, per_exit
-from leebert.objective import ObjectiveState
 from leebert.record import Batch, SampleSet
 from leebert.runtime import Runtime, derive_seed
 from leebert.stages import Examined, Stage, check, epochs_of, last_training, method
@@ -353,6 +352,7 @@ class _Training:
         self.at.stage_epoch += 1
         self.at.last_stage_epochs += self.at.stage == self.limited
         ended, scored = self._end_of_epoch(level)
+        term_weights = level.weights().cpu()
         report = EpochReport(
             epoch=len(self.reports),
             stage=self.stage.name,
@@ -363,15 +363,15 @@ class _Training:
             train_loss=None if ended == "diverged" or not steps else level.loss_sum.item() / steps,
             score=scored.score if scored else None,
             exits=scored.exits if scored else {},
-            weights=_weights(self.stage, level.state),
+            weights=_weights(self.stage, term_weights),
             collapsed=scored.collapsed if scored else [],
             best_epoch=self.at.best_epoch,
             ended=ended,
-            negative_weights=int((self.stage.objective.weights(level.state) < 0).sum()),
+            negative_weights=int((term_weights < 0).sum()),
             majority=scored.against.as_dict() if scored and scored.against else None,
             omega=level.travelled(),
             validation=scored.outcome if scored and self.at.best_epoch == len(self.reports) else None,
-            term_weights=self.stage.objective.weights(level.state).detach().cpu().numpy().copy(),
+            term_weights=term_weights.numpy().copy(),
             model=self.model,
         )
         self.reports.append(report)
@@ -549,11 +549,11 @@ def _scores(outcome: RecordedLogits, metric: str) -> tuple[dict[str, list[float]
     return {**exits, "loss": outcome.losses().tolist()}, float(np.mean(exits["score"]))
 
 
-def _weights(stage: Stage, state: ObjectiveState) -> dict[str, list[float]]:
+def _weights(stage: Stage, weights: torch.Tensor) -> dict[str, list[float]]:
     layout = getattr(stage.objective, "layout", None)
     if layout is None:
         return {}
-    ce, kd = layout.split(stage.objective.weights(state).detach().cpu())
+    ce, kd = layout.split(weights)
     return {"ce": ce.tolist(), "kd": kd.sum(dim=1).tolist()}
 
 

@@ -12,6 +12,7 @@ from leebert.methods.common import (
     LEEBERT,
     SAMPLED,
     OuterOptions,
+    constant,
     outer_conflict,
     outer_of,
 )
@@ -47,7 +48,7 @@ def omega(config: Any) -> BLO | Hyper:
 
 def costs(config: Any) -> list[tuple[int, float]]:
     """Count one stage of 4 units per step, or 8 with a hypergradient."""
-    return [(config.max_epochs, 4 / 3 if outer_of(config) is None else 8 / 3)]
+    return constant(config, cost=4 / 3 if outer_of(config) is None else 8 / 3)
 
 
 METHOD = Method(

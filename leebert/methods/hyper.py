@@ -3,10 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from leebert.methods.common import D2_OPEN, DISTILLATION, FIRST, SAMPLED, OuterOptions, outer_of, split_conflict
+from leebert.methods.common import (
+    D2_OPEN,
+    DISTILLATION,
+    FIRST,
+    SAMPLED,
+    OuterOptions,
+    constant,
+    outer_of,
+    split_conflict,
+)
 from leebert.methods.method import Method
 from leebert.optim.hypergradient import effect_of_weights
 from leebert.optim.outer import OuterObjective
@@ -60,11 +70,6 @@ def omega(config: Any) -> Hyper:
     return Hyper(outer_of(config))
 
 
-def costs(config: Any) -> list[tuple[int, float]]:
-    """Count one stage of 8 units per step."""
-    return [(config.max_epochs, 8 / 3)]
-
-
 METHOD = Method(
     name="hyper",
     title="LeeBERT-hyper",
@@ -79,7 +84,7 @@ METHOD = Method(
     own_options=OuterOptions,
     omega=omega,
     conflict=split_conflict,
-    costs=costs,
+    costs=functools.partial(constant, cost=8 / 3),
     samples="D1 and D2",
     colour="#b3261e",
     chart_order=4,

@@ -21,7 +21,6 @@ class Options(OuterOptions):
         description="Take the hypergradient from a one-sided difference, one forward pass less than a central one, in float32 "
         "only (ours).",
     )
-
     averaging: float = Field(
         0.8,
         ge=0,

@@ -147,7 +147,7 @@ class KnownWeights:
         x = torch.randn(size, self.features, generator=generator)
         posterior = F.softmax(self.true_logits(x, seed), dim=-1)
         labels = torch.multinomial(posterior, 1, generator=generator)[:, 0]
-        columns = self.columns(x, labels, posterior, seed, generator) if split == "train" else {}
+        columns = self.columns(x, labels, posterior, generator) if split == "train" else {}
         if self.planted and split == "test":  # its score does not count
             columns = {"planted": posterior.log()}
         return TensorSamples(features=x, labels=labels, **columns)
@@ -164,7 +164,7 @@ class KnownWeights:
         return self.sharpness * (torch.tanh(x @ inner + bias) @ outer - centre) / scale
 
     def columns(
-        self, x: torch.Tensor, labels: torch.Tensor, posterior: torch.Tensor, seed: int, generator: torch.Generator
+        self, x: torch.Tensor, labels: torch.Tensor, posterior: torch.Tensor, generator: torch.Generator
     ) -> dict[str, torch.Tensor]:
         """Make further columns of the training samples.
 
@@ -172,7 +172,6 @@ class KnownWeights:
             x: (n, F) features.
             labels: (n,) labels.
             posterior: (n, K) true probabilities.
-            seed: The seed of the true network.
             generator: The source of further random numbers.
         """
         return {}
@@ -190,12 +189,12 @@ class PlantedTeacher(KnownWeights):
         return teacher == self.num_exits - 1
 
     def columns(
-        self, x: torch.Tensor, labels: torch.Tensor, posterior: torch.Tensor, seed: int, generator: torch.Generator
+        self, x: torch.Tensor, labels: torch.Tensor, posterior: torch.Tensor, generator: torch.Generator
     ) -> dict[str, torch.Tensor]:
-        return {"planted": self.teacher(x, labels, posterior, seed, generator)}
+        return {"planted": self.teacher(x, labels, posterior, generator)}
 
     def teacher(
-        self, x: torch.Tensor, labels: torch.Tensor, posterior: torch.Tensor, seed: int, generator: torch.Generator
+        self, x: torch.Tensor, labels: torch.Tensor, posterior: torch.Tensor, generator: torch.Generator
     ) -> torch.Tensor:
         """Compute the planted logits.
 
@@ -203,7 +202,6 @@ class PlantedTeacher(KnownWeights):
             x: (n, F) features.
             labels: (n,) class ids.
             posterior: (n, K) true probabilities.
-            seed: Seed of the problem.
             generator: Source of further random numbers.
 
         Returns:
@@ -225,7 +223,7 @@ class ConstantTeacher(PlantedTeacher):
     strength: float = 6.0
 
     def teacher(
-        self, x: torch.Tensor, labels: torch.Tensor, posterior: torch.Tensor, seed: int, generator: torch.Generator
+        self, x: torch.Tensor, labels: torch.Tensor, posterior: torch.Tensor, generator: torch.Generator
     ) -> torch.Tensor:
         return self.strength * F.one_hot(torch.zeros_like(labels), self.classes).float()
 
@@ -242,7 +240,7 @@ class RandomTeacher(PlantedTeacher):
     options: Mapping[str, Any] = dataclasses.field(default_factory=lambda: {"temperature": 4.0})
 
     def teacher(
-        self, x: torch.Tensor, labels: torch.Tensor, posterior: torch.Tensor, seed: int, generator: torch.Generator
+        self, x: torch.Tensor, labels: torch.Tensor, posterior: torch.Tensor, generator: torch.Generator
     ) -> torch.Tensor:
         guesses = torch.randint(0, self.classes, labels.shape, generator=generator)
         return self.strength * F.one_hot(guesses, self.classes).float()
@@ -260,7 +258,7 @@ class OutdatedTeacher(PlantedTeacher):
     options: Mapping[str, Any] = dataclasses.field(default_factory=lambda: {"temperature": 4.0})
 
     def teacher(
-        self, x: torch.Tensor, labels: torch.Tensor, posterior: torch.Tensor, seed: int, generator: torch.Generator
+        self, x: torch.Tensor, labels: torch.Tensor, posterior: torch.Tensor, generator: torch.Generator
     ) -> torch.Tensor:
         few = x[:32]
         targets = F.one_hot(labels[:32], self.classes).float()
@@ -279,7 +277,7 @@ class PerfectTeacher(PlantedTeacher):
     worth: ClassVar[Worth] = "good"
 
     def teacher(
-        self, x: torch.Tensor, labels: torch.Tensor, posterior: torch.Tensor, seed: int, generator: torch.Generator
+        self, x: torch.Tensor, labels: torch.Tensor, posterior: torch.Tensor, generator: torch.Generator
     ) -> torch.Tensor:
         return posterior.log()
 
@@ -315,7 +313,7 @@ class NoisyLabels(KnownWeights):
         return bad
 
     def columns(
-        self, x: torch.Tensor, labels: torch.Tensor, posterior: torch.Tensor, seed: int, generator: torch.Generator
+        self, x: torch.Tensor, labels: torch.Tensor, posterior: torch.Tensor, generator: torch.Generator
     ) -> dict[str, torch.Tensor]:
         shape = (len(x), self.noisy)
         shift = torch.randint(1, self.classes, shape, generator=generator)
