@@ -13,8 +13,8 @@ from scored_sweep import scored_sweep
 
 from leebert.errors import ConfigError
 from tune.analysis.compare_html import comparison_page, sides
-from tune.analysis.compare_sweeps import across, across_sentences, compare_sweeps, print_comparisons
-from tune.analysis.compare_text import sentences
+from tune.analysis.compare_sweeps import across, compare_sweeps
+from tune.analysis.compare_text import across_sentences, print_comparisons, sentences
 from tune.analysis.figures import depth_bands
 from tune.analysis.report import sweep_page
 from tune.analysis.stats import corrected_t
@@ -65,7 +65,7 @@ def test_what_is_drawn_is_narrowed_and_paired(tmp_path):
         assert bands[name][1] == pytest.approx(expected)
     drawn = comparison_page([found])
     assert outline(drawn) == {
-        "Mean over exits, and each exit": "text, table, 9 text",
+        "Mean over exits, and each exit": "text, table, 10 text",
         "Score by exit": "figure",
         "Patience": "figure, 2 text",
         "Learned weights over time": "figure",
