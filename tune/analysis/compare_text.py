@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 from leebert import console
 from leebert.majority import margin_in_words
-from leebert.omega import MOVED
 from tune.analysis.compare import Comparison, PairedComparison, line_verdict
 from tune.analysis.compare_sweeps import Across, AtSpeedUp, OnSweep, across
 from tune.analysis.labels import option_text
@@ -38,7 +37,7 @@ def side_facts(side: Side) -> str:
     configurations = f"{side.configurations} configuration{'s' if side.configurations > 1 else ''}"
     own = f" ({', '.join(options)})" if options else ""
     counted = f"{configurations}{own}, mean score {100 * side.score:.2f}"
-    return "; ".join(filter(None, (counted, _learned(side), omega_facts(side))))
+    return "; ".join(filter(None, (counted, _learned(side), side.omega)))
 
 
 def _further(values: Sequence[object]) -> str:
@@ -55,28 +54,18 @@ def _learned(side: Side) -> str:
     return f"not significantly above the majority class: {margin}"
 
 
-def omega_facts(side: Side) -> str:
-    """Return how a side updates ω and whether it moved; `fixed ω` for methods that do not learn it."""
-    if not side.learns_omega:
-        return "fixed ω"
-    by = ", ".join("own update of ω" if one == "own" else f"omega_optimizer {one}" for one in side.omega_optimizers)
-    if side.moved is None or side.moved_configurations is None:
-        return f"{by}, movement of ω not recorded"
-    if not side.moved_configurations:
-        return f"{by}, ω stayed within {side.moved:.2g} of its start (less than {MOVED:g}): practically uniform weights"
-    of = "" if side.moved_configurations == side.configurations else f" in {side.moved_configurations} of these"
-    return f"{by}, ω moved{of} by up to {side.moved:.2g}"
-
-
 # The table
 
 
-def rows(comparison: Comparison, at_speed_ups: Sequence[AtSpeedUp] = ()) -> list[tuple[str, ...]]:
+def rows(
+    comparison: Comparison, at_speed_ups: Sequence[AtSpeedUp] = (), *, brief: bool = False
+) -> list[tuple[str, ...]]:
     """Return the table as texts, the header first; an exit's p is Holm-adjusted, its interval Bonferroni's.
 
     Args:
         comparison: The comparison by the mean over exits.
         at_speed_ups: The comparisons at layer speed-ups.
+        brief: Omit the single exits where they are compared for one value of an option that only one side has.
     """
     title = " − ".join(comparison.names)
     table: list[tuple[str, ...]] = [(title, "points", level(comparison.confidence), "p", "p_folds", "flip p*", "runs")]
@@ -87,7 +76,7 @@ def rows(comparison: Comparison, at_speed_ups: Sequence[AtSpeedUp] = ()) -> list
     if (tuned := comparison.tuned) is not None:
         table.append(("tuned against tuned", *_numbers(tuned.difference, tuned.p_folds, tuned.sign_flip_p)))
     for i, line in enumerate(comparison.lines if comparison.pooled else ()):
-        table += _line_rows(line, f"only {_own(line)}", indent="  ")
+        table += _line_rows(line, f"only {_own(line)}", indent="  ")[: 1 if brief else None]
         for objective, at in at_speed_ups:
             # A line is absent at a speed-up if its runs have no curves.
             if not isinstance(at, str) and len(at.lines) == len(comparison.lines):
@@ -236,7 +225,7 @@ def _print_sweep(result: OnSweep, heading: str) -> None:
         screen.print(heading, style="bold", highlight=False)
     print_lines(verdict_lines(result.verdict))
     screen.print()
-    screen.print(render(rows(scores, result.at_speed_ups)))
+    screen.print(render(rows(scores, result.at_speed_ups, brief=True)))
     print_lines(_basis(result))
 
 
