@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import json
+import logging
 import math
 import re
 import shlex
@@ -23,6 +24,8 @@ from leebert.errors import ConfigError, DataError, nearest
 from leebert.files import check_file_writable, write_atomically
 from leebert.images.tasks import IMAGE_TASKS
 from leebert.omega import reach
+
+log = logging.getLogger(__name__)
 
 #: The methods that the space compares: uniform loss weights, and three optimisers of ω.
 METHODS = ("uniform-d1", "clo-v2", "blo", "hyper-v2")
@@ -45,6 +48,9 @@ MINUTES = 60
 #: search_spaces/mrpc_small.yaml and sst2_small.yaml (0.83 and 0.88 ms), which have the small encoder and the same methods.
 SECONDS_PER_TOKEN = 0.85e-3
 CORES = 2
+
+#: Seconds of one core per run for everything else: its start, loading the model, checkpoints.
+SECONDS_PER_RUN = 5.0
 
 #: Each run should make about this many updates of θ, if that takes no more epochs.
 UPDATES = 150
@@ -279,6 +285,7 @@ def _from_hub(source: str, config: str | None) -> _Source:
     repo, _, revision = source.partition("@")
     place = f"hub:{repo}" + (f"/{config}" if config else "") + " split 'train'"
     local = "from a file (leebert init FILE)"
+    log.info(f"reading {place}")
     data = load_hub(repo, "train", place, local, config=config, revision=revision or None)
     names = {name: tuple(feature.names) for name, feature in data.features.items() if getattr(feature, "names", None)}
     table = Table(place, {name: Column(name, data[name][:]) for name in data.column_names}, names)
@@ -334,7 +341,7 @@ def _seen(rows: int) -> float:
 def _minutes(rows: int, epochs: int, tokens: float) -> float:
     """Estimate the minutes of the sweep on two cores."""
     runs = len(METHODS) * len(RATES) * FOLDS
-    return runs * epochs * _seen(rows) * tokens * SECONDS_PER_TOKEN / CORES / 60
+    return runs * (epochs * _seen(rows) * tokens * SECONDS_PER_TOKEN + SECONDS_PER_RUN) / CORES / 60
 
 
 def _lr_omega(updates: int, classes: int) -> str:
@@ -392,7 +399,7 @@ def _task_lines(read: _Source, table: TableGuess, task: Mapping[str, Any]) -> li
     if "dev" not in read.splits and not read.hub:
         lines.append("    # dev: FILE # optional: labelled samples for the last evaluation; the sweep does not read it")
     lines += [f"  text: [{', '.join(map(_quoted, table.texts))}]", f"  label: {_quoted(table.label)}"]
-    if len(table.labels) <= 6:
+    if len(table.labels) <= 6 and sum(map(len, table.labels)) < 80:
         counts = ", ".join(f"{count:,}" for count in table.labels.values())
         lines.append(f"  labels: [{', '.join(map(_quoted, table.labels))}] # samples: {counts}")
     else:
@@ -469,13 +476,17 @@ def _quoted(text: str) -> str:
     return text if plain else json.dumps(text, ensure_ascii=False)
 
 
+def _short(name: str) -> str:
+    return name if len(name) <= 24 else f"{name[:21]}..."
+
+
 def print_started(started: Started) -> None:
     """Print what the table seems to hold, what was written, and the next commands."""
     from leebert.console import aligned
 
     table, space = started.table, started.space
     share = table.labels[table.largest_class] / table.rows
-    classes = ", ".join(f"{name} {count:,}" for name, count in list(table.labels.items())[:5])
+    classes = ", ".join(f"{_short(name)} {count:,}" for name, count in list(table.labels.items())[:5])
     more = f" and {len(table.labels) - 5} more" if len(table.labels) > 5 else ""
     rows = [
         ("text", f"{' and '.join(table.texts)} (about {table.tokens.mean():.0f} tokens)"),

@@ -180,6 +180,7 @@ def changed(**values):
         ([{"review": "good and long film", "who": f"x{i}"} for i in range(30)], "no column of labels among review, who"),
         (changed(sentiment=lambda i: "good"), "column 'sentiment': every label is 'good'; a task needs at least two classes"),
         (changed(sentiment=lambda i: f"c{i}"), "column 'sentiment': every row has a label of its own"),
+        ([{"text1": f"a {i}", "text2": f"b {i}", "score": i / 7} for i in range(30)], "30 different numbers: this is a regression"),
         (changed(sentiment=lambda i: i / 7), "60 different numbers: this is a regression"),
         (changed(sentiment=lambda i: "rare" if i == 3 else "good"), "the label 'rare' has fewer than 3 rows"),
         ([{"a": i % 2, "b": i % 3, "text": f"some words {i}"} for i in range(30)], "a, b could all be labels"),
@@ -201,6 +202,7 @@ def test_what_is_no_classification_is_refused_in_a_line(tmp_path, cli, rows, sai
     [
         ("own.csv", b"", "own.csv: the file is empty"),
         ("own.csv", b"text,label\n", "own.csv: no rows"),
+        ("own.csv", b"text,label\na b c,1\n", "own.csv: too few rows (1)"),
         ("own.csv", "text,label\nGrüße,1\n".encode("latin-1"), "own.csv, line 2: not UTF-8 at byte 13 (0xfc); save the file as UTF-8"),
         ("own.csv", "text,label\nx,1\n".encode("utf-16"), "saved as UTF-16"),
         ("own.csv", b"text;label\ngood;1\n", "the separator seems to be ';'"),
@@ -241,7 +243,7 @@ def test_a_data_set_of_the_hub_is_declared_by_its_id(tmp_path, cli, monkeypatch)
 
     monkeypatch.setattr(datasets, "load_dataset", offline)
     ran = cli("leebert", "init", "somebody/others")
-    assert (ran.code, ran.err.count("\n")) == (1, 1)
+    assert (ran.code, ran.err.count("\n")) == (1, 2), "what it reads, and the error"
     assert "hub:somebody/others split 'train': the hub could not be reached (no route to host)" in ran.err
     assert "leebert init FILE" in ran.err
 

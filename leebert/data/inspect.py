@@ -26,6 +26,7 @@ from leebert.errors import DataError, nearest
 LABELS = (
     "label", "labels", "gold_label", "class", "classes", "category", "categories", "target", "sentiment", "intent", "topic",
     "verdict", "polarity", "emotion", "stance", "is_duplicate", "y", "stars", "rating", "quality", "output", "tag",
+    "score", "similarity", "relatedness",
 )  # fmt: skip
 
 #: Names of text columns, in lower case.
@@ -60,6 +61,9 @@ IMBALANCE = 3.0
 
 #: Cross-validation over this many folds is the default; every class needs as many samples.
 FOLDS = 3
+
+#: A fold needs about ten samples to say anything.
+LEAST_ROWS = 10 * FOLDS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -207,6 +211,10 @@ def guess(table: Table, *, texts: Sequence[str] = (), label: str | None = None) 
     if not len(table):
         raise DataError(f"{table.source}: no rows; check the file, or give another one")
     _check_header(table)
+    if len(table) < LEAST_ROWS:
+        raise DataError(
+            f"{table.source}: too few rows ({len(table)}) to compare anything; give at least {LEAST_ROWS}"
+        )
     labels = table.column(label, "--label") if label else _label_column(table, texts)
     _check_classes(table, labels)
     chosen = _named_texts(table, texts, labels.name) if texts else _text_columns(table, labels.name)
