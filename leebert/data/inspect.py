@@ -212,9 +212,7 @@ def guess(table: Table, *, texts: Sequence[str] = (), label: str | None = None) 
         raise DataError(f"{table.source}: no rows; check the file, or give another one")
     _check_header(table)
     if len(table) < LEAST_ROWS:
-        raise DataError(
-            f"{table.source}: too few rows ({len(table)}) to compare anything; give at least {LEAST_ROWS}"
-        )
+        raise DataError(f"{table.source}: too few rows ({len(table)}) to compare anything; give at least {LEAST_ROWS}")
     labels = table.column(label, "--label") if label else _label_column(table, texts)
     _check_classes(table, labels)
     chosen = _named_texts(table, texts, labels.name) if texts else _text_columns(table, labels.name)
