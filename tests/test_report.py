@@ -179,10 +179,10 @@ def test_a_report_states_what_comparisons_rest_on_and_how_many_there_are(tmp_pat
     assert "complete pairs of configurations: 1; dropped: 2 (1 failed, 1 pruned)" in text
     assert text.count("Warning: this sweep was pruned (1 configuration(s)") == 1
     assert text.count("Warning: this sweep is unfinished (7 of 12 configurations completed") == 1
-    assert "This page holds 6 tests at the 5 % level" in text, (
-        "two values of C and tuned, at all layers and at speed-up 2"
+    assert "This page holds 8 tests at the 5 % level" in text, (
+        "two values of C, both together, and tuned, at all layers and at speed-up 2"
     )
-    assert "about 0.3 of them" in text
+    assert "about 0.4 of them" in text
     assert "pruned at epoch 2 of seed 0 fold 0" in text
     assert "<td>crash</td><td></td>" in text, "a failure that left no message"
     assert "<td>None</td>" not in text, "what is unfinished has no layers yet"
@@ -228,7 +228,7 @@ def test_a_report_of_cells_whose_logits_are_gone_reports_it(tmp_path):
         text = told(sweep_page(sweep))
     assert "No patience curves:" in text
     assert "No comparison at layer speed-up 2:" in text
-    assert "tuned clo-v2" in text, "what needs no logits stands all the same"
+    assert "tuned CLO-v2" in text, "what needs no logits stands all the same"
 
 
 def test_a_mean_over_cells_ends_where_the_first_cell_ends():

@@ -121,7 +121,9 @@ class Comparison:
         confidence: Confidence of the intervals.
         sides: Ids of A's and B's configurations that match `where`.
         lines: The paired comparisons.
+        pooled: The mean over the pairs of all lines, if there are several.
         tuned: Tuned A against tuned B; None if impossible.
+        no_tuned: Why it is impossible; empty if it is not.
         warnings: What limits the conclusions, one sentence each.
     """
 
@@ -134,13 +136,20 @@ class Comparison:
     confidence: float
     sides: tuple[tuple[str, ...], tuple[str, ...]]
     lines: tuple[PairedComparison, ...]
+    pooled: PairedComparison | None
     tuned: TunedComparison | None
+    no_tuned: str
     warnings: tuple[str, ...]
+
+    @property
+    def overall(self) -> PairedComparison:
+        """The comparison over all pairs, whatever the options that only one side has."""
+        return self.pooled or self.lines[0]
 
     @property
     def size(self) -> int:
         """The number of tests, those of single exits not counted."""
-        return len(self.lines) + (self.tuned is not None)
+        return len(self.lines) + (self.pooled is not None) + (self.tuned is not None)
 
     def as_dict(self) -> dict[str, Any]:
         """Return it JSON-ready: scores as fractions, None for an unknown number."""
@@ -193,7 +202,7 @@ def compare(
     judge = Judge(_ratio(folds, test_train_ratio), confidence, seed, permutations)
     names = (side_name(option, a), side_name(option, b))
     every = sorted(cells if cells is not None else {_key(cell) for side in sides for c in side for cell in c.cells})
-    lines, left_out = _lines(sides, option, names, judge, every)
+    lines, pooled, left_out = _lines(sides, option, names, judge, every)
     tuned, no_tuned = _tuned(sides, names, judge)
     warnings = _warnings(history, sides, lines, left_out, planned)
     return Comparison(
@@ -206,8 +215,10 @@ def compare(
         confidence=confidence,
         sides=(_ids(sides[0]), _ids(sides[1])),
         lines=lines,
+        pooled=pooled,
         tuned=tuned,
-        warnings=(*warnings, *([no_tuned] if no_tuned else ())),
+        no_tuned=no_tuned,
+        warnings=(*warnings, *([f"no comparison 'tuned': {no_tuned}"] if no_tuned else ())),
     )
 
 
@@ -286,44 +297,63 @@ def _sides(history: History, option: str, values: tuple[Any, Any], where: Mappin
 
 def _lines(
     sides: Sides, option: str, names: Names, judge: Judge, planned: Sequence[SeedFold]
-) -> tuple[tuple[PairedComparison, ...], tuple[str, ...]]:
-    """Return one comparison per combination of one-sided options, and the names of those without a common run."""
+) -> tuple[tuple[PairedComparison, ...], PairedComparison | None, tuple[str, ...]]:
+    """Return one comparison per combination of one-sided options, all together, and the names of those without a common run."""
     keys_a, keys_b = ({key for c in side for key in c.values} - {option} for side in sides)
     shared, only_a, only_b = sorted(keys_a & keys_b), sorted(keys_a - keys_b), sorted(keys_b - keys_a)
     groups_a, groups_b = _groups(sides[0], only_a, shared), _groups(sides[1], only_b, shared)
-    lines, left_out = [], []
+    lines, left_out, every = [], [], []
     for values_a, values_b in itertools.product(sorted(groups_a, key=_orders), sorted(groups_b, key=_orders)):
         group_a, group_b = groups_a[values_a], groups_b[values_b]
         common = sorted(group_a.keys() & group_b.keys(), key=_orders)
         pairs = [(group_a[values], group_b[values]) for values in common]
+        every += pairs
         extra_a, extra_b = _present(only_a, values_a), _present(only_b, values_b)
         labels = label(names[0], extra_a), label(names[1], extra_b)
-        used, lacking, cells = _complete_pairs(pairs, planned)
-        if not used:
+        line = _line(pairs, judge, planned, labels, (extra_a, extra_b))
+        if line is None:
             left_out.append(" against ".join(labels))
-            continue
-        best = [(_best(a), _best(b)) for a, b in used]
-        by_cell = {key: [(of_a[key], of_b[key]) for of_a, of_b in best] for key in cells}
-        numbers = _numbers({k: _mean(a.score - b.score for a, b in both) for k, both in by_cell.items()}, judge)
-        line = PairedComparison(
-            a=labels[0],
-            b=labels[1],
-            a_only=extra_a,
-            b_only=extra_b,
-            difference=numbers[0],
-            p_folds=numbers[1],
-            sign_flip_p=numbers[2],
-            exits=judge.intervals(_exit_diffs(by_cell)),
-            paired=tuple((a.id, b.id) for a, b in used),
-            cells=tuple(cells),
-            planned=len(planned),
-            dropped=_reasons(lacking, cells),
-            unpaired=(len(group_a) - len(pairs), len(group_b) - len(pairs)),
-        )
-        lines.append(line)
+        else:
+            unpaired = (len(group_a) - len(pairs), len(group_b) - len(pairs))
+            lines.append(dataclasses.replace(line, unpaired=unpaired))
     if not lines:
         raise ConfigError(_nothing_common(sides, names, shared))
-    return tuple(lines), tuple(left_out)
+    pooled = _line(every, judge, planned, names, ({}, {})) if len(lines) + len(left_out) > 1 else None
+    if pooled is not None:
+        alone_a, alone_b = (len(side) - len({pair[i].id for pair in every}) for i, side in enumerate(sides))
+        pooled = dataclasses.replace(pooled, unpaired=(alone_a, alone_b))
+    return tuple(lines), pooled, tuple(left_out)
+
+
+def _line(
+    pairs: Sequence[Pair],
+    judge: Judge,
+    planned: Sequence[SeedFold],
+    labels: Names,
+    only: tuple[Mapping[str, Any], Mapping[str, Any]],
+) -> PairedComparison | None:
+    """Compare these pairs of configurations; None if no pair finished the same run."""
+    used, lacking, cells = _complete_pairs(pairs, planned)
+    if not used:
+        return None
+    best = [(_best(a), _best(b)) for a, b in used]
+    by_cell = {key: [(of_a[key], of_b[key]) for of_a, of_b in best] for key in cells}
+    numbers = _numbers({k: _mean(a.score - b.score for a, b in both) for k, both in by_cell.items()}, judge)
+    return PairedComparison(
+        a=labels[0],
+        b=labels[1],
+        a_only=only[0],
+        b_only=only[1],
+        difference=numbers[0],
+        p_folds=numbers[1],
+        sign_flip_p=numbers[2],
+        exits=judge.intervals(_exit_diffs(by_cell)),
+        paired=tuple((a.id, b.id) for a, b in used),
+        cells=tuple(cells),
+        planned=len(planned),
+        dropped=_reasons(lacking, cells),
+        unpaired=(0, 0),
+    )
 
 
 def _groups(side: History, only: Sequence[str], shared: Sequence[str]) -> dict[Values, dict[Values, Configuration]]:
@@ -404,10 +434,10 @@ def _tuned(sides: Sides, names: Names, judge: Judge) -> tuple[TunedComparison | 
     tables = [{c.id: _scores(c) for c in completed(side)} for side in sides]
     if not all(tables):
         lacking = " and ".join(name for name, table in zip(names, tables, strict=True) if not table)
-        return None, f"no comparison 'tuned': no configuration of {lacking} is completed"
+        return None, f"no configuration of {lacking} is completed"
     cells = sorted(set.intersection(*(set(scores) for table in tables for scores in table.values())))
     if len({fold for _, fold in cells}) < 2:
-        return None, "no comparison 'tuned': it needs two folds, one to select a configuration and one to score it"
+        return None, "it needs two folds, one to select a configuration and one to score it"
     choices = []
     for cell in cells:
         a, b = (_chosen(table, [other for other in cells if other[1] != cell[1]]) for table in tables)

@@ -6,6 +6,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from leebert import console
+from tune.analysis.power import power_of
 from tune.analysis.stats import Interval
 from tune.analysis.wording import level, p_value, points, side_name, span, verdict
 
@@ -45,7 +46,8 @@ def _numbers(interval: Interval, p_folds: float | None, sign_flip_p: float) -> t
 
 def line_verdict(line: PairedComparison, test_train_ratio: float) -> str:
     """Return the verdict on paired configurations; see :func:`tune.analysis.wording.verdict`."""
-    return verdict(line.a, line.b, line.difference, line.p_folds, test_train_ratio=test_train_ratio)
+    power = power_of(line.difference, test_train_ratio)
+    return verdict(line.a, line.b, line.difference, line.p_folds, power=power)
 
 
 def tuned_verdict(comparison: Comparison) -> str:
@@ -53,7 +55,8 @@ def tuned_verdict(comparison: Comparison) -> str:
     if (tuned := comparison.tuned) is None:
         return ""
     a, b = (f"tuned {side_name(comparison.option, value)}" for value in (comparison.a, comparison.b))
-    return verdict(a, b, tuned.difference, tuned.p_folds, test_train_ratio=comparison.test_train_ratio)
+    power = power_of(tuned.difference, comparison.test_train_ratio)
+    return verdict(a, b, tuned.difference, tuned.p_folds, power=power)
 
 
 def with_verdicts(comparison: Comparison) -> dict[str, Any]:

@@ -9,7 +9,9 @@ from typing import Any
 from leebert.errors import ConfigError
 from leebert.methods import METHODS, UNIT, UNIT_ON_D1
 from tune.analysis.compare import TunedComparison, compare
+from tune.analysis.labels import algorithm_label
 from tune.analysis.learned import ratio_of
+from tune.analysis.power import power_of
 from tune.analysis.sweeps import LoadedSweep
 from tune.analysis.wording import verdict
 
@@ -38,14 +40,13 @@ class AgainstUniform:
     @property
     def significant(self) -> bool:
         """Whether the difference is significant over runs and, where folds have several seeds, over folds."""
-        difference, p_folds = self.tuned.difference, self.tuned.p_folds
-        alpha = 1 - difference.confidence
-        return difference.defined and difference.p < alpha and (p_folds is None or p_folds < alpha)
+        return bool(self.tuned.difference.significant(self.tuned.p_folds))
 
     def in_words(self) -> str:
         """Return the verdict in a sentence."""
-        a, b = f"tuned {self.method}", f"tuned {self.control}"
-        sentence = verdict(a, b, self.tuned.difference, self.tuned.p_folds, test_train_ratio=self.test_train_ratio)
+        a, b = (f"tuned {algorithm_label(name)}" for name in (self.method, self.control))
+        power = power_of(self.tuned.difference, self.test_train_ratio)
+        sentence = verdict(a, b, self.tuned.difference, self.tuned.p_folds, power=power)
         if self.control != _control(self.method):
             sentence += f"; {_control(self.method)} would have the same batches"
         return sentence

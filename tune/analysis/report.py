@@ -233,7 +233,7 @@ def _exits(groups: Mapping[str, History], pool: SweepPool) -> list[tuple[str, ..
         intervals = [
             corrected_t(column.tolist(), pool.test_train_ratio) for column in exit_scores(side, cells_of(side)).T
         ]
-        texts = (f"{100 * i.mean:.2f}" + (f" ({span(i)})" if i.useful else "") for i in intervals)
+        texts = (f"{100 * i.mean:.2f}" + (f" ({span(i, least=2)})" if i.defined else "") for i in intervals)
         columns += [(name, *texts)] if intervals else []
     exits = ("exit", *map(str, range(1, max(map(len, columns), default=1))))
     return list(itertools.zip_longest(exits, *columns, fillvalue=""))  # methods with one exit have one row

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from leebert.config import TrainConfig
 from leebert.methods import METHODS
 from leebert.methods.common import CYCLES, OUTER
 from leebert.omega import MOVED, learns_omega
@@ -76,6 +77,39 @@ def weights_of(record: LedgerRecord, parametrisation: str) -> Weights | None:
     if parametrisation == "group_softmax":
         return None
     return Weights(float(np.abs(ce - 1).max()), float(np.ptp(ce)), ce, kd)
+
+
+@dataclasses.dataclass(frozen=True)
+class Movement:
+    """How far the loss weights of some configurations moved.
+
+    Attributes:
+        configurations: The number of configurations.
+        moved: In how many of them a weight changed by at least :data:`leebert.omega.MOVED` in a run.
+        most: The largest change of a weight.
+    """
+
+    configurations: int
+    moved: int
+    most: float
+
+
+def movement(configurations: Sequence[tuple[TrainConfig, Sequence[LedgerRecord]]]) -> Movement | None:
+    """Measure how far the loss weights of configurations moved; None if their methods do not learn ω, or records lack it.
+
+    Args:
+        configurations: The training options of each, and the end records of its runs.
+    """
+    learning = [(config, records) for config, records in configurations if learns_omega(config.algorithm)]
+    changes = []
+    for config, records in learning:
+        weights = [weights_of(record, config.parametrisation) for record in records]
+        if not weights or None in weights:
+            return None
+        changes.append(max(one.moved for one in weights if one is not None))
+    if not changes:
+        return None
+    return Movement(len(changes), sum(change >= MOVED for change in changes), max(changes))
 
 
 @dataclasses.dataclass(frozen=True)
