@@ -24,8 +24,9 @@ from tune.analysis.overview import print_status
 from tune.analysis.report import sweep_page
 from tune.analysis.stats import corrected_t
 from tune.space import SweepSpec
+from tune.store.folder import spec_of
 from tune.store.history import Cell, Configuration, EpochScore
-from tune.tracking.summary import summaries
+from tune.tracking.summary import pool_of, summaries
 
 SPEC = {
     "task": "mrpc",
@@ -313,7 +314,7 @@ def test_summaries_pair_all_algorithms_and_only_what_is_complete(tmp_path):
         tmp_path / "s", score_of, state=state, cells=lambda v: 3 if state(v) == "complete" else 2, status=None,
         algorithms=["uniform", "slo", "blo"], space={"lr_theta": [1e-5, 1e-4]},
     )  # fmt: skip
-    found = {one.label: one for one in summaries(sweep.ledger.read(), 3, None)}
+    found = {one.label: one for one in summaries(pool_of(sweep, spec_of(sweep), sweep.ledger.read())).events}
     pairs = ["BLO minus SLO", "BLO minus Uniform", "SLO minus Uniform"]
     assert list(found) == ["BLO", "SLO", "Uniform", *pairs]
     assert [found[label].metrics["paired/pairs"] for label in pairs] == [1.0, 2.0, 1.0]

@@ -272,7 +272,7 @@ def _run(
         may_decide=lease.check,
         repair=repair,
     )
-    publishing = Publisher(tracker, spec, prepared.facts["test_train_ratio"])
+    publishing = Publisher(tracker, spec, folder)
     publishing.start(driver.state)
     unsent, seconds = 0, CLOSE_SECONDS
     try:

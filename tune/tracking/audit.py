@@ -20,6 +20,7 @@ from tune.tracking import names, saved_views
 from tune.tracking.events import SavedViews, TrackingEvent
 from tune.tracking.expected import ExpectedRun, in_parts
 from tune.tracking.histories import RUNS, Point, histories
+from tune.tracking.images import pictures_of
 from tune.tracking.runs import METRICS_PER_REQUEST, PARAMS_PER_REQUEST, Key, key_of, latest_steps, runs_of
 from tune.tracking.server import WAITED_FOR_SECONDS, advice, is_permanent, open_store, redact
 
@@ -84,6 +85,7 @@ class Audit:
         may_send: Callable[[], None],
         patience: float,
         with_views: bool = True,
+        with_pictures: bool = True,
     ) -> None:
         """Prepare an audit.
 
@@ -96,10 +98,11 @@ class Audit:
             may_send: Raises LeaseError once another driver has taken the sweep over.
             patience: Seconds for which the server may be unreachable.
             with_views: Whether this server accepts saved views.
+            with_pictures: Whether it accepts files of runs.
         """
         self._uri, self._experiment_id, self._sweep, self._task = uri, experiment_id, sweep, task
         self._events, self._may_send, self._patience = events, may_send, patience
-        self._store, self._with_views = open_store(uri), with_views
+        self._store, self._with_views, self._with_pictures = open_store(uri), with_views, with_pictures
 
     def differences(self, *, mend: bool) -> list[RunDifference]:
         """Return all differences; with `mend` write them at once, except for runs that must be created.
@@ -118,6 +121,7 @@ class Audit:
                     continue
                 parent = runs[expected.parent].info.run_id if expected.parent in runs else None
                 gap = _gap(expected, present[key], values.get(key, {}), parent)
+                gap.wrong += self._pictures(expected, present[key])
                 if gap:
                     text = _in_words(gap, expected, present[key])
                     differences.append(RunDifference(expected.name, text, bool(gap.wrong)))
@@ -125,11 +129,18 @@ class Audit:
                         self._mend(present[key].info.run_id, expected, gap)
         return differences + self._views(mend)
 
-    def _views(self, mend: bool) -> list[RunDifference]:
-        views = next((event.views for event in reversed(self._events) if isinstance(event, SavedViews)), None)
-        if views is None or not self._with_views:
+    def _pictures(self, expected: ExpectedRun, present: Any) -> list[str]:
+        """Return what a run lacks of its pictures; the run is then created again."""
+        if not self._with_pictures or not expected.pictures:
             return []
-        where = (self._experiment_id, self._sweep, views)
+        files = self._retry(pictures_of, self._store, present.info.artifact_uri)
+        return [] if files.issuperset(expected.pictures) else ["pictures"]
+
+    def _views(self, mend: bool) -> list[RunDifference]:
+        last = next((event for event in reversed(self._events) if isinstance(event, SavedViews)), None)
+        if last is None or not self._with_views:
+            return []
+        where = (self._experiment_id, self._sweep, last.views, last.sentence)
         count = self._retry(saved_views.lacking, self._store, *where)
         if count and mend:
             self._try(saved_views.save, self._store, self._uri, *where)

@@ -124,7 +124,12 @@ def config_ended(
         depth = by_layer(cells)
         if curves := of_all(cells, curve_of):
             layers, at = mean_curve(curves)
-            curve = {"layers": layers.tolist(), "score": at.tolist()}
+            curve = {
+                "layers": layers.tolist(),
+                "score": at.tolist(),
+                "speed_up": (curves[0].depth / layers).round(4).tolist(),
+                "score_pct": (100 * at).round(3).tolist(),
+            }
         if (needed := layers_needed(cells, curve_of)) is not None:
             metrics["cv/layers"] = needed
     return ConfigEnded(config, status, metrics=metrics, depth=depth, curve=curve, time_ms=time_ms)
