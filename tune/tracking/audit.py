@@ -65,10 +65,11 @@ class _Gap:
     params: list[str] = dataclasses.field(default_factory=list)
     tags: dict[str, str] = dataclasses.field(default_factory=dict)
     ended: bool = True
+    datasets: bool = False  # whether it lacks one
     wrong: list[str] = dataclasses.field(default_factory=list)
 
     def __bool__(self) -> bool:
-        return bool(self.points or self.params or self.tags or self.wrong or not self.ended)
+        return bool(self.points or self.params or self.tags or self.wrong or self.datasets or not self.ended)
 
 
 class Audit:
@@ -194,6 +195,8 @@ class Audit:
             for number in range(max(len(some_metrics), len(some_params), 1)):
                 these = (some_metrics[number : number + 1] or [[]])[0], (some_params[number : number + 1] or [[]])[0]
                 self._try(self._store.log_batch, run_id, *these, tags if number == 0 else [])
+        if gap.datasets:
+            self._try(self._store.log_inputs, run_id, expected.datasets)
         if not gap.ended:
             status = RunStatus.from_string(expected.status)
             self._try(self._store.update_run_info, run_id, status, expected.end_ms, None)
@@ -277,6 +280,9 @@ def _gap(expected: ExpectedRun, present: Any, values: dict[str, list[Point]], pa
         old = present.data.tags.get(name)
         if old != value and (old is None or name not in _USERS or old in expected.rewritten.get(name, ())):
             gap.tags[name] = value
+    inputs = present.inputs.dataset_inputs if present.inputs else []
+    known = {(one.dataset.name, one.dataset.digest) for one in inputs}
+    gap.datasets = any((one.dataset.name, one.dataset.digest) not in known for one in expected.datasets)
     gap.ended = present.info.status == expected.status and (
         expected.key[0] == "sweep" or expected.end_ms is None or present.info.end_time == expected.end_ms
     )
@@ -314,6 +320,8 @@ def _in_words(gap: _Gap, expected: ExpectedRun, present: Any) -> str:
         parts.append(f"no parameter {_listed(gap.params)}")
     if gap.tags:
         parts.append(f"tag {_listed(gap.tags)} is missing or differs")
+    if gap.datasets:
+        parts.append("no dataset")
     if not gap.ended:
         parts.append(
             f"it is {present.info.status}, not {expected.status}"

@@ -21,10 +21,19 @@ class TrackingEvent:
 
 @dataclasses.dataclass(frozen=True)
 class SweepStarted(TrackingEvent):
-    """A sweep starts or resumes. `params` are its fixed settings, `note` is the description of its run."""
+    """A sweep starts or resumes.
+
+    Attributes:
+        params: Its fixed settings.
+        note: The description of its run.
+        source: The program's `name` and git `commit`, if known; all runs of the sweep carry them.
+        dataset: `name`, `digest`, `rows` and `source` of the training split, if known.
+    """
 
     params: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     note: str = ""
+    source: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    dataset: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -28,6 +28,7 @@ class ExpectedRun:
         metrics: By name, step → (value, time in ms).
         rewritten: Earlier values of its tags.
         pictures: The files of its pictures.
+        datasets: Its datasets, MLflow's `DatasetInput`.
     """
 
     key: Key
@@ -40,6 +41,7 @@ class ExpectedRun:
     metrics: dict[str, dict[int, tuple[float, int]]] = dataclasses.field(default_factory=dict)
     rewritten: dict[str, set[str]] = dataclasses.field(default_factory=dict)
     pictures: list[str] = dataclasses.field(default_factory=list)
+    datasets: list[Any] = dataclasses.field(default_factory=list)
 
 
 class MemoryStore:
@@ -74,6 +76,9 @@ class MemoryStore:
 
     def put_picture(self, run_id: str, _: str, files: Sequence[str], __: object) -> None:
         self.runs[run_id].pictures += files
+
+    def log_inputs(self, run_id: str, datasets: Sequence[Any]) -> None:
+        self.runs[run_id].datasets = list(datasets)
 
     def delete_run(self, run_id: str) -> None:
         del self.runs[run_id]

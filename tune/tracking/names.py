@@ -2,7 +2,7 @@
 
 The page docs/metrics.md has the same names; a test compares them. In a pattern, ``{exit}`` is an exit's number from
 01 (two digits at least: names then sort), ``{term}`` a training quantity, ``{option}`` an option of the search space,
-``{split}`` an evaluated split such as dev, ``{criterion}`` an exit criterion.
+``{split}`` an evaluated split such as dev, ``{measure}`` a system metric of MLflow, ``{criterion}`` an exit criterion.
 """
 
 from __future__ import annotations
@@ -18,7 +18,14 @@ from tune.analysis.labels import algorithm_label
 RunKind = Literal["sweep", "config", "fold", "summary", "refit"]
 Family = Literal["metric", "param", "tag"]
 
-_PLACEHOLDERS = {"{exit}": r"\d{2,}", "{term}": r"\w+", "{option}": r"\w+", "{split}": r"\w+", "{criterion}": r"[\w-]+"}
+_PLACEHOLDERS = {
+    "{exit}": r"\d{2,}",
+    "{term}": r"\w+",
+    "{option}": r"\w+",
+    "{split}": r"\w+",
+    "{measure}": r"\w+",
+    "{criterion}": r"[\w-]+",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,6 +86,7 @@ NAMES: tuple[Name, ...] = (
     _metric("train/{term}", "fold", "as named", "epoch", "epoch's mean of a training quantity, such as `loss_theta`"),
     _metric("theta_updates", "fold", "updates", "epoch", "θ updates since the start of the run"),
     _metric("seconds", "fold", "s", "epoch", "time that the epoch took, with its evaluation"),
+    _metric("system/{measure}", "fold", "as named", "epoch", "use of CPU, memory or GPU; only with `system_metrics`"),
     _metric("depth/score", "config", "fraction", "layer", "mean over runs of the exit's score at the best epoch"),
     _metric("depth/omega_ce", "config", "weight", "layer", "mean over runs of its `omega_ce` at the best epoch"),
     Name(
@@ -133,6 +141,7 @@ NAMES: tuple[Name, ...] = (
     _metric("paired/pairs", "summary", "pairs", "none", "complete pairs that the difference is based on"),
     _metric("on_{split}/score", "refit", "fraction", "layer", "the exit's score on a split, after all training"),
     _metric("on_{split}/score_mean", "refit", "fraction", "none", "mean of the scores over exits"),
+    _metric("on_{split}/majority", "refit", "fraction", "none", "the majority class's score on the split"),
     _metric(
         "on_{split}/{criterion}_layers",
         "refit",
@@ -202,6 +211,9 @@ NAMES: tuple[Name, ...] = (
         ("config", "fold", "summary", "refit"),
         "the method's or the comparison's colour in charts",
     ),
+    _tag("mlflow.source.name", ("sweep", "config", "fold", "refit"), "the program"),
+    _tag("mlflow.source.type", ("sweep", "config", "fold", "refit"), "`LOCAL`"),
+    _tag("mlflow.source.git.commit", ("sweep", "config", "fold", "refit"), "git commit of the program, if it has one"),
     _tag("mlflow.note.content", ("sweep", "summary", "refit"), "the description on the run's page"),
 )
 

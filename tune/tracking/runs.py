@@ -84,6 +84,8 @@ class RunWriter:
         self._runs: dict[Key, _Run] | None = None
         self._in_doubt = False
         self.pictures_refused = ""
+        self._source: Mapping[str, str] = {}
+        self._datasets: list[Any] = []
 
     @classmethod
     def into(cls, store: Any, sweep: str, task: str) -> RunWriter:
@@ -120,6 +122,7 @@ class RunWriter:
             self._runs = self._find_runs()
         match event:
             case SweepStarted():
+                self._source, self._datasets = source_tags(event.source), datasets(event.dataset)
                 run = self._create(("sweep",), self._sweep, "", {"mlflow.note.content": event.note}, event.time_ms)
                 self._describe(run, event.params)
             case ConfigStarted():
@@ -306,6 +309,7 @@ class RunWriter:
         if key in self._present:
             return self._present[key]
         tags = {"sweep": self._sweep, "task": self._task, "kind": key[0], **tags, **_algorithm_tags(algorithm)}
+        tags |= {} if key[0] == "summary" else self._source
         if parent is not None:
             above = self._present[parent]
             tags["mlflow.parentRunId"] = above.id
@@ -329,6 +333,8 @@ class RunWriter:
         from mlflow.entities import Param
 
         if not run.described and params:
+            if self._datasets:
+                self._store.log_inputs(run.id, self._datasets)
             self._log(run, params=[Param(k, _clip(v, _MAX_PARAM)) for k, v in params.items() if v is not None])
         run.described = True
 
@@ -437,6 +443,38 @@ def _algorithm_tags(algorithm: str) -> dict[str, str | None]:
     }
 
 
+def source_tags(source: Mapping[str, str]) -> dict[str, str]:
+    """Return MLflow's own tags of a program.
+
+    Args:
+        source: Its `name`, and its git `commit` if it has one; empty: no tags.
+    """
+    if not source:
+        return {}
+    tags = {"mlflow.source.name": source["name"], "mlflow.source.type": "LOCAL"}
+    return tags | ({"mlflow.source.git.commit": source["commit"]} if source.get("commit") else {})
+
+
+def datasets(dataset: Mapping[str, Any]) -> list[Any]:
+    """Return a training split as MLflow's input of a run.
+
+    Args:
+        dataset: `name`, `digest`, `rows` and `source`; empty: no input.
+    """
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    if not dataset:
+        return []
+    entity = Dataset(
+        name=str(dataset["name"])[:500],
+        digest=str(dataset["digest"])[:36],
+        source_type="local",
+        source=json.dumps({"uri": redact(str(dataset["source"]))}),
+        profile=json.dumps({"num_rows": dataset["rows"]}),
+    )
+    return [DatasetInput(entity, [InputTag("mlflow.data.context", "training")])]
+
+
 def _cell(event: CellStarted | Epoch | CellEnded) -> Key:
     return ("fold", event.config_id, str(event.seed), str(event.fold))
 
@@ -480,7 +518,7 @@ def with_verdict(note: str, old: str, new: str) -> str:
     """
     if old and old in note:
         return note.replace(old, new)
-    return "\n\n".join(part for part in (new, note) if part and part != new)
+    return "\n\n".join(dict.fromkeys(part for part in (new, note) if part))
 
 
 def _clip(value: Any, most: int) -> str:
