@@ -13,8 +13,8 @@ from scored_sweep import scored_sweep
 
 from leebert.errors import ConfigError
 from tune.analysis.compare_html import comparison_page, sides
-from tune.analysis.compare_sweeps import across, across_sentences, compare_sweeps, print_comparisons
-from tune.analysis.compare_text import sentences
+from tune.analysis.compare_sweeps import across, compare_sweeps
+from tune.analysis.compare_text import across_sentences, print_comparisons, sentences
 from tune.analysis.figures import depth_bands
 from tune.analysis.report import sweep_page
 from tune.analysis.stats import corrected_t
@@ -69,7 +69,7 @@ def test_what_is_drawn_is_narrowed_and_paired(tmp_path):
         "Score by exit": "figure",
         "Patience": "2 figures, 3 text",
         "Learned weights over time": "2 figures, text",
-        "Mean over exits, and each exit": "text, table, 9 text",
+        "Mean over exits, and each exit": "text, table, 10 text",
     }
     page = str(drawn)
     assert "CLO-v2: clo-v2 lr_theta" in page

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from leebert.errors import ConfigError
-from tune.analysis.compare import compare
-from tune.analysis.compare_text import line_verdict, render, rows, sentences
+from tune.analysis.compare import compare, line_verdict
+from tune.analysis.compare_text import render, rows, sentences
 from tune.analysis.power import power_of, runs_needed, spread
 from tune.analysis.stats import Interval, corrected_t, sign_flip
 from tune.analysis.wording import points, verdict
@@ -320,7 +320,7 @@ def test_tuned_takes_only_complete_configurations():
 def test_tuned_reports_how_many_each_side_chose_from():
     comparison = compare(history_of(lambda v, k: 0.5 + 0.01 * k), "clo-v2", "blo", folds=3)
     assert comparison.tuned.candidates == (4, 2)
-    assert "  selected on the other folds from 4 configurations of CLO-v2 and 2 of BLO" in sentences(comparison)
+    assert "  tuned: selected on the other folds from 4 configurations of CLO-v2 and 2 of BLO" in sentences(comparison)
 
 
 def test_tuned_needs_two_folds_whatever_the_seeds():
@@ -528,15 +528,10 @@ def test_the_table_holds_every_row_and_the_sentences():
     draw = random.Random(0)
     comparison = compare(history_of(lambda v, k: draw.random()), "clo-v2", "blo", folds=3)
     console = Console(width=140, record=True, file=io.StringIO())
-    console.print(render(comparison))
+    console.print(render(rows(comparison)))
     table = console.export_text()
-    assert len(rows(comparison)) == 1 + 2 * (1 + 2) + 1
-    for shown in (
-        "CLO-v2 (C=2) - BLO",
-        "exit_02†",
-        "tuned CLO-v2 - tuned BLO",
-        "p_folds",
-    ):
+    assert len(rows(comparison)) == 1 + 3 * (1 + 2) + 1
+    for shown in ("CLO-v2 − BLO", "only C=2", "exit 2†", "tuned against tuned", "p_folds"):
         assert shown in table
     assert any(sentence.startswith("† p adjusted by Holm") for sentence in sentences(comparison))
     for line in comparison.lines:

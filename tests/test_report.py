@@ -237,7 +237,7 @@ def test_a_report_shows_each_algorithm_with_intervals(tmp_path):
         "Patience": "2 figures, 3 text",
         "Learned weights over time": "2 figures, text",
         "Importance": "text",
-        "Paired comparisons of methods": "30 text",
+        "Paired comparisons of methods": "38 text",
         "All configurations, best first": "table, text",
         "Search space": "table",
     }

@@ -8,6 +8,7 @@ from scored_sweep import scored_sweep
 
 from leebert.errors import ConfigError
 from tune.analysis.compare_sweeps import at_speed_ups, compare_sweeps, verdict_on
+from tune.analysis.labels import short_names
 from tune.analysis.stats import corrected_t
 from tune.analysis.verdict import Verdict, choose_sides
 
@@ -106,3 +107,13 @@ def test_the_default_pair(tmp_path):
         ConfigError, match="algorithm: the sweep has clo-v1; name two values that it has by --a and --b"
     ):
         sides("clo-v1")
+
+
+def test_configurations_are_named_by_what_differs():
+    blo, clo = {"algorithm": "blo", "lr_theta": 1e-5}, {"algorithm": "clo-v2", "lr_theta": 1e-5, "cycle_length": 4}
+    assert short_names([blo, clo]) == ["BLO", "CLO-v2"], "C has one value"
+    assert short_names([blo, clo, {**clo, "cycle_length": 2}]) == ["BLO", "CLO-v2 C=4", "CLO-v2 C=2"]
+    assert short_names([clo, {**clo, "lr_theta": 1e-4}]) == ["λ1=1e-05", "λ1=0.0001"]
+    assert short_names([clo]) == ["CLO-v2 λ1=1e-05 C=4"]
+    without = {key: value for key, value in clo.items() if key != "cycle_length"}
+    assert short_names([clo, without]) == ["C=4", "CLO-v2"]

@@ -3,7 +3,7 @@
 Configurations are paired on the options that both sides use. Where one side has more options (C of CLO-v2 against BLO),
 each of their values is compared separately, against the same partners. The unit is the run (one seed, one fold): its
 difference is the mean over pairs, the same pairs in every run; other pairs are dropped and counted. A second comparison
-tunes both sides first. Results hold numbers, scores as fractions; `tune.analysis.compare_text` puts them into words.
+tunes both sides first. Scores are fractions.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from leebert.errors import ConfigError, nearest
+from tune.analysis.power import power_of
 from tune.analysis.stats import Interval, Judge, fold_ratio
-from tune.analysis.wording import label, side_name
+from tune.analysis.wording import label, side_name, verdict
 from tune.store.history import Cell, Configuration, EpochScore, History, SeedFold
 from tune.store.ranking import completed, mean_and_std
 
@@ -151,10 +152,36 @@ class Comparison:
         """The number of tests, those of single exits not counted."""
         return len(self.lines) + (self.pooled is not None) + (self.tuned is not None)
 
+    @property
+    def names(self) -> Names:
+        """The names of A and B, without the options that only one side has."""
+        return side_name(self.option, self.a), side_name(self.option, self.b)
+
+    @property
+    def tuned_verdict(self) -> str:
+        """The verdict on tuned against tuned in a sentence; empty if there is none."""
+        if (tuned := self.tuned) is None:
+            return ""
+        a, b = (f"tuned {name}" for name in self.names)
+        power = power_of(tuned.difference, self.test_train_ratio)
+        return verdict(a, b, tuned.difference, tuned.p_folds, power=power)
+
     def as_dict(self) -> dict[str, Any]:
-        """Return it JSON-ready: scores as fractions, None for an unknown number."""
+        """Return it JSON-ready, each comparison with its sentence: scores as fractions, None for an unknown number."""
         plain: dict[str, Any] = jsonable(dataclasses.asdict(self))
+        for line, entry in zip(self.lines, plain["lines"], strict=True):
+            entry["verdict"] = line_verdict(line, self.test_train_ratio)
+        if self.pooled is not None:
+            plain["pooled"]["verdict"] = line_verdict(self.pooled, self.test_train_ratio)
+        if self.tuned is not None:
+            plain["tuned"]["verdict"] = self.tuned_verdict
         return plain
+
+
+def line_verdict(line: PairedComparison, test_train_ratio: float) -> str:
+    """Return the verdict on paired configurations in a sentence; see :func:`tune.analysis.wording.verdict`."""
+    power = power_of(line.difference, test_train_ratio)
+    return verdict(line.a, line.b, line.difference, line.p_folds, power=power)
 
 
 def compare(

@@ -8,8 +8,8 @@ from leebert.errors import LeebertError
 from leebert.methods import METHODS
 from tune.analysis import charts, figures
 from tune.analysis.compare import Comparison
-from tune.analysis.compare_sweeps import OnSweep, across, across_rows, across_sentences
-from tune.analysis.compare_text import rows, sentences
+from tune.analysis.compare_sweeps import OnSweep, across
+from tune.analysis.compare_text import across_rows, across_sentences, rows, sentences
 from tune.analysis.html import HtmlPage
 from tune.analysis.sweeps import SweepPool
 from tune.analysis.verdict_html import add_verdict, colours, curves_caption, difference_curve

@@ -9,11 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from leebert.console import table
 from leebert.errors import ConfigError, LeebertError
 from leebert.tradeoff import Tradeoff
 from tune.analysis.compare import Comparison, compare, jsonable
-from tune.analysis.compare_text import render, with_verdicts
 from tune.analysis.power import DIFFERENCE
 from tune.analysis.settings import uneven_settings
 from tune.analysis.stats import Interval, corrected_t, sign_flip
@@ -21,8 +19,8 @@ from tune.analysis.still_weights import StillPairs, still_pairs
 from tune.analysis.sweeps import SweepPool, load_pools
 from tune.analysis.tradeoff import RankingObjective, curves
 from tune.analysis.verdict import SPEED_UPS, Verdict, choose_sides, make_verdict
-from tune.analysis.wording import level, points, side_name, span, verdict
-from tune.store.curves import FEWEST, CellCurves, layers_needed
+from tune.analysis.wording import side_name, verdict
+from tune.store.curves import CellCurves, layers_needed
 from tune.store.folder import SweepFolder
 from tune.store.history import CellKey
 from tune.store.ranking import best, completed
@@ -81,7 +79,7 @@ class OnSweep:
             "task": self.task,
             "running": self.pool.running,
             "verdict": self.verdict.as_dict(),
-            **with_verdicts(self.scores),
+            **self.scores.as_dict(),
             "layers": dict(self.layers),
             **({"no_layers": self.no_layers} if self.no_layers else {}),
             "at_speed_ups": [
@@ -89,7 +87,7 @@ class OnSweep:
                     "speed_up": objective.speed_up,
                     "criterion": objective.criterion,
                     **({} if objective.patience is None else {"patience": objective.patience}),
-                    **(with_verdicts(result) if isinstance(result, Comparison) else {"missing": result}),
+                    **(result.as_dict() if isinstance(result, Comparison) else {"missing": result}),
                 }
                 for objective, result in self.at_speed_ups
             ],
@@ -355,63 +353,3 @@ def _across(
     interval = corrected_t(values, 0.0, comparisons[0].confidence)
     a, b = (f"tuned {name}" if tuned else name for name in names)
     return Across(what, a, b, sweeps, tasks, interval, sign_flip(values))
-
-
-def across_rows(combined: Sequence[Across]) -> list[tuple[str, ...]]:
-    """Return the table over tasks as texts, the header first."""
-    first = combined[0]
-    table: list[tuple[str, ...]] = [
-        ("over tasks", *first.tasks, "mean", level(first.difference.confidence), "p", "flip p")
-    ]
-    for one in combined:
-        p = "-" if not one.difference.defined else f"{one.difference.p:.3f}"
-        each = (points(d) for d in one.tasks.values())
-        numbers = (points(one.difference.mean), span(one.difference), p, f"{one.sign_flip_p:.3f}")
-        table.append((one.what, *each, *numbers))
-    return table
-
-
-def across_sentences(combined: Sequence[Across]) -> list[str]:
-    """Return the verdicts over tasks, and their limits."""
-    tasks, sweeps = len(combined[0].tasks), len(combined[0].sweeps)
-    lines = [f"{one.what}: {one.in_words()}" for one in combined]
-    if sweeps > tasks:
-        lines.append(
-            f"note: {sweeps} sweeps of {tasks} task{'s' if tasks > 1 else ''}; those of one task are averaged first"
-        )
-    if tasks < 6:
-        lines.append(
-            f"note: with {tasks} task{'s' if tasks > 1 else ''} the sign-flip p can't be below {2 / 2**tasks:g}"
-        )
-    return lines
-
-
-def print_comparisons(results: Sequence[OnSweep]) -> None:
-    """Print tables and sentences on stdout."""
-    from rich.console import Console
-    from rich.text import Text
-
-    console = Console()
-    for result in results:
-        if len(results) > 1:
-            console.print(f"{result.sweep} ({result.task})", style="bold", highlight=False)
-        console.print(render(result.scores))
-        if result.layers:
-            each = ", ".join(f"{name} {layers:.2f}" for name, layers in result.layers.items())
-            console.print(f"layers needed by the best configuration of each side ({FEWEST}): {each}", highlight=False)
-        if result.no_layers:
-            console.print(Text(f"layers needed are not available: {result.no_layers}"))
-        for objective, comparison in result.at_speed_ups:
-            if isinstance(comparison, str):
-                console.print(Text(f"no comparison at layer speed-up {objective.speed_up:g}: {comparison}"))
-                continue
-            console.print(f"{objective}, from the validation logits:", highlight=False)
-            console.print(render(comparison))
-        if result.pool.running:
-            print(f"{result.sweep} is still running: the results are preliminary")
-    if not (combined := across(results)):
-        return
-    header, *body = across_rows(combined)
-    caption = Text("\n".join(across_sentences(combined)))
-    cells = [[*map(Text, row)] for row in body]
-    console.print(table(header, cells, left=len(header), caption=caption, framed=False))

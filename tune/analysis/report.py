@@ -7,7 +7,7 @@ import itertools
 from collections.abc import Mapping
 
 from leebert.errors import LeebertError
-from leebert.tradeoff import Tradeoff, mean_curve
+from leebert.tradeoff import SPEED_UP, Tradeoff, mean_curve
 from tune.analysis import charts, figures
 from tune.analysis.compare_html import draw_best
 from tune.analysis.compare_sweeps import OnSweep, at_speed_ups, compare_pool
@@ -19,8 +19,8 @@ from tune.analysis.learned import conclusion
 from tune.analysis.overview import count_states, majority_note, summary, without_unlearned
 from tune.analysis.stats import corrected_t
 from tune.analysis.sweeps import SweepPool
-from tune.analysis.tradeoff import curves_or_none, pareto
-from tune.analysis.verdict import PREFERRED
+from tune.analysis.tradeoff import RankingObjective, curves_or_none, pareto
+from tune.analysis.verdict import choose_sides
 from tune.analysis.verdict_html import add_verdict
 from tune.analysis.wording import span
 from tune.space import SweepSpec
@@ -30,6 +30,9 @@ from tune.store.folder import SweepFolder
 from tune.store.history import CellKey, History
 from tune.store.ledger import LedgerRecord, SweepState
 from tune.store.ranking import best, cells_of, completed, exit_scores, one_standard_error, score
+
+#: The comparison of each pair of methods, or why there is none.
+Comparisons = dict[tuple[str, str], OnSweep | str]
 
 
 def sweep_page(folder: SweepFolder) -> HtmlPage:
@@ -49,7 +52,7 @@ def sweep_page(folder: SweepFolder) -> HtmlPage:
         _chosen(page, pool, replayed)
         _by_algorithm(page, pool)
         _importance(page, spec, state.history())
-        _compared(page, pool, comparisons)
+        _compared(page, comparisons)
     page.heading("All configurations, best first")
     page.table(_configurations(folder, spec, state, replayed))
     page.text(f"layers: {FEWEST}.")
@@ -72,19 +75,24 @@ def _names(history: History) -> dict[str, str]:
     return dict(zip((c.id for c in history), short_names([c.values for c in history]), strict=True))
 
 
-def _comparisons(pool: SweepPool, replayed: Mapping[CellKey, Tradeoff]) -> dict[tuple[str, str], OnSweep | str]:
-    """Compare all pairs of methods, the first two as in `compare`; where that is impossible, state the reason."""
-    algorithms = sorted(pool.spec.algorithms, key=lambda a: PREFERRED.index(a) if a in PREFERRED else len(PREFERRED))
-    results: dict[tuple[str, str], OnSweep | str] = {}
-    for a, b in itertools.combinations(algorithms, 2):
+def _comparisons(pool: SweepPool, replayed: Mapping[CellKey, Tradeoff]) -> Comparisons:
+    """Compare all pairs of methods, first the one of the verdict; that one at all its speed-ups, the others at one."""
+    algorithms = pool.spec.algorithms
+    if len(algorithms) < 2:
+        return {}
+    main = choose_sides([pool.sweeps[0].folder])
+    others = (pair for pair in itertools.combinations(algorithms, 2) if set(pair) != set(main))
+    compared: Comparisons = {}
+    for pair in (main, *others):
+        objectives = at_speed_ups() if pair == main else [RankingObjective.of(f"speed-up={SPEED_UP:g}")]
         try:
-            results[a, b] = compare_pool(pool, a, b, objectives=at_speed_ups(), replayed=replayed or None)
+            compared[pair] = compare_pool(pool, *pair, objectives=objectives, replayed=replayed or None)
         except LeebertError as error:
-            results[a, b] = str(error)
-    return results
+            compared[pair] = str(error)
+    return compared
 
 
-def _verdicts(page: HtmlPage, comparisons: Mapping[tuple[str, str], OnSweep | str]) -> None:
+def _verdicts(page: HtmlPage, comparisons: Comparisons) -> None:
     """Add the verdict on the first two methods with its figures, and the sentences on all others."""
     verdicts = [result.verdict for result in comparisons.values() if not isinstance(result, str)]
     if not verdicts:
@@ -264,10 +272,10 @@ def _importance(page: HtmlPage, spec: SweepSpec, history: History) -> None:
     )
 
 
-def _compared(page: HtmlPage, pool: SweepPool, comparisons: Mapping[tuple[str, str], OnSweep | str]) -> None:
+def _compared(page: HtmlPage, comparisons: Comparisons) -> None:
     """Add all pairs of methods: verdicts with their basis, each warning once, and the number of tests."""
     page.heading("Paired comparisons of methods")
-    if len(pool.spec.algorithms) < 2:
+    if not comparisons:
         page.text("The sweep has one method.")
         return
     size = 0

@@ -13,13 +13,11 @@ from typing import Any, Literal
 import numpy as np
 
 from leebert.errors import ConfigError
-from leebert.methods import METHODS
-from leebert.omega import learns_omega
 from leebert.tradeoff import Tradeoff, common_layers
 from tune.analysis.compare import Comparison, PairedComparison, jsonable, matches
 from tune.analysis.power import DIFFERENCE, Power, power_of
 from tune.analysis.stats import Interval, corrected_t
-from tune.analysis.still_weights import movement
+from tune.analysis.still_weights import OmegaMoves, omega_moves
 from tune.analysis.sweeps import SweepPool
 from tune.analysis.tradeoff import RankingObjective
 from tune.analysis.wording import side_name, verdict
@@ -170,6 +168,13 @@ class Side:
     omega_optimizers: tuple[str, ...] = ()
     moved: float | None = None
     moved_configurations: int | None = None
+
+    @property
+    def omega(self) -> str:
+        """How it updates ω, and whether ω moved, in words."""
+        if not self.learns_omega:
+            return "fixed ω"
+        return OmegaMoves(self.omega_optimizers, self.configurations, self.moved_configurations, self.moved).in_words()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -363,19 +368,15 @@ def _score(configuration: Configuration, cells: Sequence[SeedFold]) -> float:
 
 def _omega(pool: SweepPool, compared: Sequence[Configuration], cells: Sequence[SeedFold]) -> dict[str, Any]:
     """Return how these configurations update ω, and how far it moved in these runs."""
-    configs = [pool.spec.train_config(c.values) for c in compared]
-    learning = [config for config in configs if learns_omega(config.algorithm)]
-    if not learning:
+    ends = [(c.values, [pool.state.cells[c.id, *cell] for cell in cells]) for c in compared]
+    moves = omega_moves(pool.spec, ends)
+    if moves is None:
         return {}
-    own = {c.algorithm for c in learning if not METHODS[c.algorithm].reads("omega_optimizer")}
-    optimizers = dict.fromkeys("own" if c.algorithm in own else str(c.omega_optimizer) for c in learning)
-    records = [[pool.state.cells[c.id, *cell] for cell in cells] for c in compared]
-    moves = movement(list(zip(configs, records, strict=True)))
     return {
         "learns_omega": True,
-        "omega_optimizers": tuple(optimizers),
-        "moved": None if moves is None else moves.most,
-        "moved_configurations": None if moves is None else moves.moved,
+        "omega_optimizers": moves.optimizers,
+        "moved": moves.most,
+        "moved_configurations": moves.moved,
     }
 
 

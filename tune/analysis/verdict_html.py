@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from tune.analysis.charts import banded, chart, wrapped
+from tune.analysis.compare_text import verdict_lines
 from tune.analysis.figures import colour
 from tune.analysis.html import Chart, HtmlPage
-from tune.analysis.verdict import Effect, ScoreCurve, Side, Verdict
+from tune.analysis.verdict import Effect, ScoreCurve, Verdict
 from tune.analysis.wording import level
 
 #: The layer speed-ups that an axis names.
@@ -24,7 +25,7 @@ def add_verdict(page: HtmlPage, verdict: Verdict) -> None:
     page.figure(*figures)
     if not verdict.curves:
         page.text(f"No curves of score against layer speed-up: {verdict.no_curves}.")
-    page.text(*(side_in_words(side) for side in (verdict.a, verdict.b)))
+    page.text(*verdict_lines(verdict)[1:])
 
 
 def colours(verdict: Verdict) -> tuple[str, str]:
@@ -54,25 +55,6 @@ def curves_caption(verdict: Verdict) -> str:
 
 def _runs(n: int) -> str:
     return f"{n} run{'' if n == 1 else 's'}"
-
-
-def side_in_words(side: Side) -> str:
-    """Say whether a side learned anything, and whether its loss weights moved."""
-    parts = []
-    if side.learned is None:
-        parts.append("comparison with the majority class: unknown")
-    elif side.margin is not None and side.margin_low is not None and side.margin_high is not None:
-        interval = f"95 % CI {100 * side.margin_low:.2f} to {100 * side.margin_high:.2f}"
-        verb = "is above" if side.learned else "is not significantly above"
-        parts.append(f"the best configuration {verb} the majority class: {100 * side.margin:+.2f} points, {interval}")
-    if not side.learns_omega:
-        parts.append("loss weights are fixed")
-    elif side.moved is None:
-        parts.append("how far loss weights moved is not recorded")
-    else:
-        of = f"in {side.moved_configurations} of {side.configurations} compared configurations"
-        parts.append(f"loss weights ω moved by up to {side.moved:.2g} from their start of 1 ({of} by 0.05 or more)")
-    return f"{side.name}: {'; '.join(parts)}."
 
 
 def forest(verdict: Verdict) -> Chart:

@@ -19,9 +19,9 @@ from leebert.errors import LeebertError
 from leebert.methods import METHODS, Method
 from leebert.tradeoff import Tradeoff
 from tune.analysis import pictures
-from tune.analysis.compare import Comparison, PairedComparison
+from tune.analysis.compare import Comparison, PairedComparison, line_verdict
 from tune.analysis.compare_sweeps import OnSweep, at_speed_ups, compare_pool
-from tune.analysis.compare_text import based_on, line_verdict
+from tune.analysis.compare_text import based_on
 from tune.analysis.figures import colour
 from tune.analysis.labels import PAIR_COLOURS, algorithm_label
 from tune.analysis.stats import Interval, corrected_t
