@@ -41,6 +41,7 @@ from tune.analysis.learned import ADVICE, ConfigurationMargin, of_cells, of_logi
 from tune.analysis.stats import fold_ratio
 from tune.models.best_file import BestFile, CellLogits, pooled
 from tune.models.shipping import backbone_name
+from tune.tracking.server import is_server
 
 log = logging.getLogger(__name__)
 
@@ -415,7 +416,11 @@ def print_refit(outcome: dict[str, Any], out: Path) -> None:
         print(f"differs from the sweep that produced this file: {line}")
     print(outcome["picked"])
     address = f"models:/{outcome['mlflow']['name']}@{outcome['mlflow']['alias']}"
-    print(f"{out}: {address}, version {outcome['mlflow']['version']}; serve it by:")
+    print(f"{out}: {address}, version {outcome['mlflow']['version']}")
+    if is_server(outcome["mlflow"]["tracking_uri"]):
+        version = f"{outcome['mlflow']['name']}/versions/{outcome['mlflow']['version']}?workflowType=machine_learning"
+        print(f"MLflow: {outcome['mlflow']['tracking_uri'].rstrip('/')}/#/models/{version}")
+    print("serve it by:")
     server = f"MLFLOW_TRACKING_URI={shlex.quote(outcome['mlflow']['tracking_uri'])}"
     print(f"  {server} mlflow models serve --env-manager local --model-uri '{address}'")
 
