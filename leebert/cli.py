@@ -77,6 +77,7 @@ def train(
     from leebert.config import parse
     from leebert.outside import refuse_missing
     from leebert.recipe import RunConfig, check_options, is_unfinished, train_model
+    from leebert.training_data import check_files, effective_task
 
     values = _file_of_a_run(config) if config else {}
     options = {
@@ -96,6 +97,7 @@ def train(
         raise ConfigError(f"--out {out}: the folder already holds a model; choose another folder, or remove it")
     check_options(checked)
     check_writable(out, "--out")
+    check_files(effective_task(checked.task, checked.data.group_by), checked.data, checked.model)
 
     console.quiet_transformers()
     summary = _with_progress(lambda **hooks: train_model(checked, out, device=device, hold_out=hold_out, **hooks))
@@ -324,6 +326,8 @@ def predict(
         check_writable(glue, "--glue")
     elif out:
         check_file_writable(out, "--out")
+    if not glue:
+        _check_input(input_)
     loaded, tokenizer = _load(model)
     from leebert.config import ExitConfig, parse
     from leebert.exits.checks import check_threshold, warn_if_unreachable
@@ -447,8 +451,9 @@ def calibrate(
     """Calibrate the thresholds of a model on unlabelled texts, to hit a target layer speed-up or drop in score."""
     if (speed_up is None) == (max_loss is None):
         raise ConfigError("calibrate needs one target: give --speed-up RATIO or --max-loss POINTS")
-    loaded, tokenizer = _load(model)
+    _check_input(texts)
     check_writable(model, "model")
+    loaded, tokenizer = _load(model)
     runtime = _runtime(loaded, None, device)
     loaded.to(runtime.device)
     from leebert.calibration import calibrate as choose
@@ -476,6 +481,12 @@ def _source(input_: str) -> Any:
     return getattr(sys.stdin, "buffer", sys.stdin) if input_ == "-" else Path(input_)
 
 
+def _check_input(input_: str) -> None:
+    """Raise DataError for a missing input file, before the model is loaded."""
+    if input_ != "-" and not Path(input_).exists():
+        raise DataError(f"{input_}: no such file or folder; give a file with the inputs, or - for stdin")
+
+
 def _load(folder: Path) -> tuple[Any, Any]:
     """Load a saved early-exit model in evaluation mode, and its tokenizer (None for images)."""
     if not (folder / "config.json").is_file():
@@ -490,8 +501,6 @@ def _runtime(model: Any, precision: str | None, device: str) -> Any:
     """Device and precision of a saved model: the precision of its training, unless another is given."""
     from leebert.runtime import Runtime
 
-    if precision not in (None, "auto", "fp32", "bf16"):
-        raise ConfigError(f"--precision {precision}: should be auto, fp32 or bf16")
     chosen: Any = precision or model.config.precision
     return Runtime.of(chosen, device)
 

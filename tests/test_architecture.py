@@ -124,7 +124,7 @@ LAYERS = {
     ),
     "data": ("data.*", "images", "images.tasks", "images.backbones", "images.sources", "images.arrays"),
     "networks": (
-        "model_config", "registration", "saved", "backbone", "compatibility", "padding", "dropout", "norms", "equilibrium",
+        "model_config", "registration", "saved", "backbone", "backbone_files", "compatibility", "padding", "dropout", "norms", "equilibrium",
         "slim.*", "model", "images.preprocess", "images.resnet",
     ),
     "exiting early": ("inference", "evaluate", "tradeoff", "thresholds", "operating_point", "latency"),

@@ -30,6 +30,7 @@ from leebert.cli_options import (
     Set,
     SpeedUp,
     Task,
+    check_device,
 )
 from leebert.errors import ConfigError, SweepError, TrackingError
 from tune.reproduce.paper import TARGETS
@@ -51,7 +52,10 @@ SweepsMlflow = Annotated[
     str | None, typer.Option("--tracking-uri", help="MLflow address; by default the one that the sweep started with.")
 ]
 TrialDevice = Annotated[
-    str, typer.Option(help="auto, cpu or cuda; auto takes a GPU if the trials request one, else the CPU.")
+    str,
+    typer.Option(
+        callback=check_device, help="auto, cpu or cuda; auto takes a GPU if the trials request one, else the CPU."
+    ),
 ]
 
 
@@ -86,6 +90,7 @@ def sweep(
     json_: Json = False,
 ) -> None:
     """Run one sweep per search space: trials on Ray, results in the ledger and in MLflow."""
+    from tune.running.first_checks import check_first
     from tune.space import load_space
     from tune.store.folder import check_name
 
@@ -98,6 +103,8 @@ def sweep(
         _print_plans(loaded, device, json_)
         return
     names = _names_of(loaded, name)
+    for (_, spec), sweep_name in zip(loaded, names, strict=True):
+        check_first(spec, name=sweep_name, address=address)
     console.quiet_transformers()
     from tune.running.sweep import new_sweep
 
@@ -232,13 +239,15 @@ def resume(
     json_: Json = False,
 ) -> None:
     """Resume a sweep that was stopped, used up its budget or crashed; or add configurations or seeds to it."""
+    from tune.running.first_checks import check_resumed
     from tune.store.folder import SweepFolder
 
     folder = SweepFolder.find(name, storage)
+    overrides = _overrides(data_dir, backbone, None, None, set_)
+    check_resumed(folder, space, overrides, address)
     console.quiet_transformers()
     from tune.running.sweep import resume_sweep
 
-    overrides = _overrides(data_dir, backbone, None, None, set_)
     outcome = resume_sweep(
         folder, space=space, overrides=overrides, take_over=take_over, repair=repair, address=address, device=device
     )  # fmt: skip
@@ -359,15 +368,15 @@ def best(
 
     Exit code 1 if a sweep or task has no best configuration; the other files are still written.
     """
-    from tune.analysis.choose import choose_each
     from tune.analysis.tradeoff import RankingObjective
-    from tune.models.write_best import print_best, write_best
     from tune.store.folder import SweepFolder
 
     folders = [SweepFolder.find(name, storage) for name in names]
-    choices, errors = choose_each(
-        folders, RankingObjective.of(objective, criterion, patience), front=pareto, anyway=anyway
-    )
+    aim = RankingObjective.of(objective, criterion, patience)
+    from tune.analysis.choose import choose_each
+    from tune.models.write_best import print_best, write_best
+
+    choices, errors = choose_each(folders, aim, front=pareto, anyway=anyway)
     written = [(choice, *write_best(choice, out)) for choice in choices]
     if json_ and written:
         contents = [{**values, "file": str(path)} for _, values, path in written]
@@ -386,7 +395,9 @@ def verify(
     file: Annotated[Path, typer.Argument(help="A best file, such as best/mrpc.yaml.")],
     data_dir: DataDir = None,
     backbone: Backbone = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N; by default as recorded.")] = None,
+    device: Annotated[
+        str | None, typer.Option(callback=check_device, help="auto, cpu, cuda or cuda:N; by default as recorded.")
+    ] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; by default as recorded.")] = None,
     precision: Annotated[str | None, typer.Option(help="fp32 or bf16; by default as recorded.")] = None,
     anyway: Annotated[
@@ -599,11 +610,12 @@ def report(
     storage: Storage = None,
 ) -> None:
     """Write an HTML report of a sweep and log it to MLflow: space, best, front, importance, comparisons, failures."""
-    from tune.analysis.report import sweep_page
     from tune.store.folder import SweepFolder
-    from tune.tracking.artifacts import deliver
 
     folder = SweepFolder.find(name, storage)
+    from tune.analysis.report import sweep_page
+    from tune.tracking.artifacts import deliver
+
     page, path = sweep_page(folder), out or folder.path / "report.html"
     print(deliver(page, path, [folder], tracking_uri=tracking_uri, experiment=experiment))
 
@@ -628,11 +640,12 @@ def simulate(
 ) -> None:
     """Estimate the cost and the drop in score under a pruner, from a sweep that ran without one."""
     from tune.running.recording import Recording
-    from tune.running.simulate import print_simulation
-    from tune.running.simulate import simulate as simulate_
 
     recording = Recording.find(name, storage)
     spec = recording.spec_with(pruner, searcher, set_ or ())
+    from tune.running.simulate import print_simulation
+    from tune.running.simulate import simulate as simulate_
+
     summary = simulate_(recording, spec, orders=orders, concurrent=concurrent, seed=seed).as_dict()
     if save is not None:
         recording.save(save)
@@ -672,15 +685,20 @@ def reproduce(
     json_: Json = False,
 ) -> None:
     """Reproduce one of the paper's tables or figures: train missing runs, reuse finished ones, render the result."""
-    console.quiet_transformers()
-    from tune.reproduce.command import reproduce as reproduce_
-    from tune.reproduce.plan import ReproductionRequest
+    from tune.reproduce.plan import ReproductionRequest, make_plan
+    from tune.running.first_checks import check_first
 
     selected = () if methods is None else tuple(method.strip() for method in methods.split(","))
     request = ReproductionRequest(
         target, task, backbone, pooling or "pooler", selected, seeds, budget,
         tuple(set_ or ()), best_file, data_dir, out, name, storage, tracking_uri, address, device,
     )  # fmt: skip
+    plan = make_plan(request)
+    if not no_run:
+        check_first(plan.any_spec(), address=address)
+    console.quiet_transformers()
+    from tune.reproduce.command import reproduce as reproduce_
+
     made = reproduce_(request, train=not no_run)
     if json_:
         console.emit_json(made.as_dict())

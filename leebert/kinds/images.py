@@ -35,6 +35,12 @@ class Images:
             )
         return task
 
+    def check_files(self, task: ImageTask, model: ModelConfig, source: str | Path | None) -> None:
+        from leebert.images.sources import check_files
+
+        check_network(task.name, model)
+        check_files(task, "train", source)
+
     def check_model(self, task: ImageTask, model: ModelConfig) -> None:
         check_network(task.name, model)
 
