@@ -15,7 +15,7 @@ from typing import Annotated, Any
 
 import typer
 
-from leebert import console
+from leebert import console, live
 from leebert.cli_options import (
     Backbone,
     BatchSize,
@@ -99,8 +99,9 @@ def train(
     check_writable(out, "--out")
     check_files(effective_task(checked.task, checked.data.group_by), checked.data, checked.model)
 
-    console.quiet_transformers()
-    summary = _with_progress(lambda **hooks: train_model(checked, out, device=device, hold_out=hold_out, **hooks))
+    with live.display("loading libraries"):
+        console.quiet_transformers()
+        summary = _with_progress(lambda **hooks: train_model(checked, out, device=device, hold_out=hold_out, **hooks))
     if json_:
         console.emit_json({**summary, "out": str(out)})
     else:
@@ -199,36 +200,28 @@ def _print_trained(checked: Any, summary: dict[str, Any], out: Path) -> None:
         print(in_words(AgainstMajority.of(summary["majority"]), task.label_names))
     if task.eval_splits:
         where = f" --data-dir {shlex.quote(checked.data.dir)}" if checked.data.dir else ""
-        print(f"next: leebert evaluate {shlex.quote(str(out))}{where}")
+        console.next_step(f"leebert evaluate {shlex.quote(str(out))}{where}")
+    else:
+        console.next_step(f"leebert predict {shlex.quote(str(out))} FILE")
 
 
 def _with_progress(work: Any) -> Any:
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
+    """Run a training with a live display; a line on stderr for each epoch."""
     from leebert.majority import single_class
 
     warned: set[int] = set()
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    on = console.stderr_console()
-    # If stderr is not a terminal, a progress bar prints only an empty line.
-    with Progress(*columns, console=on, transient=True, disable=not on.is_terminal) as progress:
-        bar = progress.add_task("training", total=None)
 
-        def report(epoch: Any) -> None:
-            loss = "" if epoch.train_loss is None else f"  loss {epoch.train_loss:.4f}"
-            score = "" if epoch.score is None else f"  score {100 * epoch.score:.2f}"
-            exits = " ".join(f"{100 * s:.1f}" for s in epoch.exits.get("score", []))
-            progress.console.print(f"epoch {epoch.epoch + 1}  {epoch.stage}{loss}{score}  {exits}", highlight=False)
-            fresh = set(epoch.collapsed) - warned
-            if fresh:
-                warned.update(fresh)
-                progress.console.print(single_class(fresh, len(epoch.exits["score"])))
+    def report(epoch: Any) -> None:
+        loss = "" if epoch.train_loss is None else f"  loss {epoch.train_loss:.4f}"
+        score = "" if epoch.score is None else f"  score {100 * epoch.score:.2f}"
+        exits = " ".join(f"{100 * s:.1f}" for s in epoch.exits.get("score", []))
+        print(f"epoch {epoch.epoch + 1}  {epoch.stage}{loss}{score}  {exits}", file=sys.stderr, flush=True)
+        fresh = set(epoch.collapsed) - warned
+        if fresh:
+            warned.update(fresh)
+            print(single_class(fresh, len(epoch.exits["score"])), file=sys.stderr, flush=True)
 
-        return work(
-            report=report,
-            on_step=lambda step: progress.update(bar, completed=step),
-            on_plan=lambda total: progress.update(bar, total=total),
-        )
+    return work(report=report, **live.updates("training"))
 
 
 @app.command(cls=Command)
@@ -244,6 +237,9 @@ def evaluate(
     ] = 50,
     device: Device = "auto",
     precision: Precision = None,
+    all_: Annotated[
+        bool, typer.Option("--all", help="Print every exit criterion; by default at most 8 points of the one in use.")
+    ] = False,
     json_: Json = False,
 ) -> None:
     """Score every exit, and every exit criterion at a range of thresholds, in one pass over the data."""
@@ -251,25 +247,27 @@ def evaluate(
         print("warning: --thresholds has no effect: the table is in steps of layers; leave it out", file=sys.stderr)
     if out:
         check_file_writable(out, "--out")
-    loaded, tokenizer = _load(model)
-    runtime = _runtime(loaded, precision, device)
-    loaded.to(runtime.device)
-    if loaded.config.task is None:
-        raise ConfigError(f"{model}/config.json: task is missing; evaluate a model that `leebert train` has written")
-    from leebert.data.tasks import any_task
     from leebert.kinds import kind_of
-    from leebert.report import evaluate_split, print_evaluation
 
-    task = any_task(loaded.config.task)
+    task = _task_of(model)
     splits = [split] if split else list(task.eval_splits)
     if not splits:
         raise DataError(f"task {task.name}: no development split is declared; name a split with --split")
-    results = {}
     for name in splits:
-        results[name] = evaluate_split(
-            loaded, tokenizer, kind_of(task).read(task, name, data_dir), task.metric, runtime,
-            batch_size=batch_size, timed_rows=timed_rows, progress=partial(_bar, what=name),
-        )  # fmt: skip
+        kind_of(task).check_files(task, None, data_dir, name)
+    results = {}
+    with live.display("loading the model"):
+        loaded, tokenizer = _load(model)
+        runtime = _runtime(loaded, precision, device)
+        loaded.to(runtime.device)
+        from leebert.report import evaluate_split, print_evaluation
+
+        for name in splits:
+            live.phase(f"{name}: reading the samples")
+            results[name] = evaluate_split(
+                loaded, tokenizer, kind_of(task).read(task, name, data_dir), task.metric, runtime,
+                batch_size=batch_size, timed_rows=timed_rows, progress=partial(live.track, what=name),
+            )  # fmt: skip
     if out:
         out.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(out, json.dumps(results, indent=1))
@@ -277,7 +275,10 @@ def evaluate(
         console.emit_json(results)
     else:
         for name, result in results.items():
-            print_evaluation(name, result, task.label_names)
+            print_evaluation(name, result, task.label_names, every=all_)
+        if not all_:
+            print("other exit criteria, and all thresholds: leebert evaluate --all")
+        console.next_step(f"leebert predict {shlex.quote(str(model))} FILE")
 
 
 @app.command(cls=Command)
@@ -351,14 +352,14 @@ def predict(
 
         written = submission.submit(
             loaded, tokenizer, glue, exiting, runtime, source=data_dir, any_rows=any_rows, batch_size=batch_size,
-            progress=partial(_bar, what="samples"),
+            progress=partial(live.track, what="samples"),
         )  # fmt: skip
         _warn(warning)
         submission.print_submission(glue, written, loaded.depth, submission.fill(glue) if fill else [])
         return
     columns, rows = kind_of_model(loaded).predictions(
         loaded, tokenizer, _source(input_), text or (), criterion=exiting, runtime=runtime, batch_size=batch_size,
-        progress=partial(_bar, what="samples") if out else iter,
+        progress=partial(live.track, what="samples") if out else iter,
     )  # fmt: skip
     if out is None:
         if not write_predictions(_warned(rows, warning), sys.stdout, form, columns):
@@ -467,7 +468,7 @@ def calibrate(
         "stdin" if texts == "-" else Path(texts).name,
         Aim.of(max_loss, speed_up), criterion or loaded.config.exit_strategy, runtime,
         validated=saved_tradeoffs(read_curves(model, validated=True), loaded.exit_layers, loaded.depth), batch_size=batch_size,
-        progress=partial(_bar, what="samples"),
+        progress=partial(live.track, what="samples"),
     )  # fmt: skip
     before = save_calibration(model, calibration)
     if json_:
@@ -481,6 +482,27 @@ def _source(input_: str) -> Any:
     return getattr(sys.stdin, "buffer", sys.stdin) if input_ == "-" else Path(input_)
 
 
+def _task_of(folder: Path) -> Any:
+    """Read the task of a saved model, without loading it."""
+    from leebert.data.tasks import any_task
+    from leebert.files import parse_json
+
+    _check_saved(folder)
+    file = folder / "config.json"
+    try:
+        task = parse_json(file.read_text(encoding="utf-8")).get("task")
+    except (ValueError, AttributeError, OSError) as error:
+        raise ConfigError(f"{file} can't be read: {error}") from None
+    if task is None:
+        raise ConfigError(f"{file}: task is missing; evaluate a model that `leebert train` has written")
+    return any_task(task)
+
+
+def _check_saved(folder: Path) -> None:
+    if not (folder / "config.json").is_file():
+        raise ConfigError(f"{folder}: no config.json; give the folder of a model that `leebert train` has written")
+
+
 def _check_input(input_: str) -> None:
     """Raise DataError for a missing input file, before the model is loaded."""
     if input_ != "-" and not Path(input_).exists():
@@ -489,12 +511,12 @@ def _check_input(input_: str) -> None:
 
 def _load(folder: Path) -> tuple[Any, Any]:
     """Load a saved early-exit model in evaluation mode, and its tokenizer (None for images)."""
-    if not (folder / "config.json").is_file():
-        raise ConfigError(f"{folder}: no config.json; give the folder of a model that `leebert train` has written")
+    _check_saved(folder)
     from leebert.kinds import kind_of_saved
 
-    console.quiet_transformers()
-    return kind_of_saved(folder).load(folder)
+    with live.display("loading the model"):
+        console.quiet_transformers()
+        return kind_of_saved(folder).load(folder)
 
 
 def _runtime(model: Any, precision: str | None, device: str) -> Any:
@@ -503,13 +525,6 @@ def _runtime(model: Any, precision: str | None, device: str) -> Any:
 
     chosen: Any = precision or model.config.precision
     return Runtime.of(chosen, device)
-
-
-def _bar(items: Any, what: str) -> Any:
-    from rich.progress import track
-
-    on = console.stderr_console()
-    return track(items, description=what, console=on, transient=True, disable=not on.is_terminal)
 
 
 def main() -> None:

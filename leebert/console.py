@@ -8,6 +8,7 @@ import logging
 import os
 import signal
 import sys
+import textwrap
 import warnings
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -17,6 +18,10 @@ from leebert.errors import LeebertError
 
 if TYPE_CHECKING:
     from rich.table import Table
+
+
+#: Options of :mod:`textwrap` that keep numbers, paths and options whole.
+_BETWEEN_WORDS: dict[str, Any] = {"break_long_words": False, "break_on_hyphens": False}
 
 
 class _Stderr(logging.Handler):
@@ -169,6 +174,23 @@ def table(
         else:
             result.add_row(*row)
     return result
+
+
+def sentence(text: str) -> None:
+    """Print a sentence on stdout: on a terminal its lines end between words, elsewhere it stays one line."""
+    if not sys.stdout.isatty():
+        print(text)
+        return
+    from rich.console import Console
+
+    for line in text.splitlines() or [""]:
+        indent = " " * (len(line) - len(line.lstrip()))
+        print(*textwrap.wrap(line, Console().width, subsequent_indent=indent, **_BETWEEN_WORDS) or [""], sep="\n")
+
+
+def next_step(command: str) -> None:
+    """Print the command to run next, as one line that can be copied."""
+    print(f"next: {command}")
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:

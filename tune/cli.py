@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
-from leebert import console
+from leebert import console, live
 from leebert.cli_options import (
     BACKBONE,
     Backbone,
@@ -57,6 +57,10 @@ TrialDevice = Annotated[
         callback=check_device, help="auto, cpu or cuda; auto takes a GPU if the trials request one, else the CPU."
     ),
 ]
+
+
+#: What commands do first.
+LOADING = "loading libraries"
 
 
 @app.callback()
@@ -105,22 +109,24 @@ def sweep(
     names = _names_of(loaded, name)
     for (_, spec), sweep_name in zip(loaded, names, strict=True):
         check_first(spec, name=sweep_name, address=address)
-    console.quiet_transformers()
-    from tune.running.sweep import new_sweep
-
     outcomes = []
-    for (_, spec), sweep_name in zip(loaded, names, strict=True):
-        outcomes.append(new_sweep(spec, sweep_name, address=address, device=device))
-        if outcomes[-1].by_hand:
-            break  # a used-up budget ends one sweep, a signal ends all
+    with live.display(LOADING):
+        console.quiet_transformers()
+        from tune.running.sweep import new_sweep
+
+        for (_, spec), sweep_name in zip(loaded, names, strict=True):
+            outcomes.append(new_sweep(spec, sweep_name, address=address, device=device))
+            if outcomes[-1].by_hand:
+                break  # a used-up budget ends one sweep, a signal ends all
     _conclude(outcomes, json_)
 
 
 def _print_plans(loaded: list[tuple[Path, Any]], device: str, json_: bool) -> None:
     """Print what each sweep would run and cost; train nothing."""
-    from tune.running.dry_run import plan, print_plan
+    with live.display(LOADING):
+        from tune.running.dry_run import plan, print_plan
 
-    plans = [plan(spec, device) for _, spec in loaded]
+        plans = [plan(spec, device) for _, spec in loaded]
     if json_:
         console.emit_json(plans)
         return
@@ -209,10 +215,11 @@ def doctor(
     from tune.space import load_space
 
     spec = load_space(space, _overrides(data_dir, backbone, storage, tracking_uri, set_))
-    console.quiet_transformers()
-    from tune.running.doctor import examine, print_checks, verdict
+    with live.display(LOADING):
+        console.quiet_transformers()
+        from tune.running.doctor import examine, print_checks, verdict
 
-    checks = examine(spec, address)
+        checks = examine(spec, address)
     if json_:
         console.emit_json([dataclasses.asdict(check) for check in checks])
     else:
@@ -245,12 +252,13 @@ def resume(
     folder = SweepFolder.find(name, storage)
     overrides = _overrides(data_dir, backbone, None, None, set_)
     check_resumed(folder, space, overrides, address)
-    console.quiet_transformers()
-    from tune.running.sweep import resume_sweep
+    with live.display(LOADING):
+        console.quiet_transformers()
+        from tune.running.sweep import resume_sweep
 
-    outcome = resume_sweep(
-        folder, space=space, overrides=overrides, take_over=take_over, repair=repair, address=address, device=device
-    )  # fmt: skip
+        outcome = resume_sweep(
+            folder, space=space, overrides=overrides, take_over=take_over, repair=repair, address=address, device=device
+        )  # fmt: skip
     _conclude([outcome], json_)
 
 
@@ -373,11 +381,12 @@ def best(
 
     folders = [SweepFolder.find(name, storage) for name in names]
     aim = RankingObjective.of(objective, criterion, patience)
-    from tune.analysis.choose import choose_each
-    from tune.models.write_best import print_best, write_best
+    with live.display("reading the sweeps"):
+        from tune.analysis.choose import choose_each
+        from tune.models.write_best import print_best, write_best
 
-    choices, errors = choose_each(folders, aim, front=pareto, anyway=anyway)
-    written = [(choice, *write_best(choice, out)) for choice in choices]
+        choices, errors = choose_each(folders, aim, front=pareto, anyway=anyway)
+        written = [(choice, *write_best(choice, out)) for choice in choices]
     if json_ and written:
         contents = [{**values, "file": str(path)} for _, values, path in written]
         console.emit_json(contents[0] if len(contents) == 1 else contents)
@@ -411,11 +420,12 @@ def verify(
     best = read_best(file).moved(data_dir, backbone)
     if precision not in (None, "fp32", "bf16"):
         raise ConfigError(f"--precision {precision}: not fp32 or bf16; give one of the two")
-    console.quiet_transformers()
-    from tune.models.verify import claim, print_verdict
-    from tune.models.verify import verify as verify_
+    with live.display(LOADING):
+        console.quiet_transformers()
+        from tune.models.verify import claim, print_verdict
+        from tune.models.verify import verify as verify_
 
-    verdict = verify_(best, device=device, threads=threads, precision=precision, anyway=anyway)  # type: ignore[arg-type]
+        verdict = verify_(best, device=device, threads=threads, precision=precision, anyway=anyway)  # type: ignore[arg-type]
     console.emit_json(verdict.as_dict()) if json_ else print_verdict(verdict)
     claim(verdict)
 
@@ -452,23 +462,27 @@ def refit(
     from tune.models.best_file import read_best
 
     best = read_best(file).moved(data_dir, backbone)
-    console.quiet_transformers()
-    from tune.models.refit import RefitPlan, claimed, finish, prepare, print_refit, seeds_of
-    from tune.models.refit import refit as refit_
-    from tune.models.register import RegistryTarget, check_names, check_server, log_refit, model_name
-    from tune.tracking.server import resolve_uri
-
-    plan = RefitPlan(seeds_of(best, seeds, first_seed), criterion, speed_up, patience, device, max_loss=max_loss)
     out = out or Path("refits") / best.task_name
     experiment = experiment or f"leebert-{best.task_name}"
-    to = RegistryTarget(resolve_uri(tracking_uri), experiment, name or model_name(best.task_name), alias)
-    check_names(to, best.task_name)
-    ready = prepare(best, out, plan, anyway=anyway)
-    check_server(to)
-    with claimed(ready):
-        outcome = refit_(ready, served_as=to.address, anyway=anyway)
-        outcome["mlflow"] = log_refit(best, out, outcome, to)
-        finish(out, outcome)
+    with live.display(LOADING):
+        console.quiet_transformers()
+        from tune.models.refit import RefitPlan, claimed, finish, prepare, print_refit, seeds_of
+        from tune.models.refit import refit as refit_
+        from tune.models.register import RegistryTarget, check_names, check_server, log_refit, model_name
+        from tune.tracking.server import resolve_uri
+
+        plan = RefitPlan(seeds_of(best, seeds, first_seed), criterion, speed_up, patience, device, max_loss=max_loss)
+        to = RegistryTarget(resolve_uri(tracking_uri), experiment, name or model_name(best.task_name), alias)
+        check_names(to, best.task_name)
+        live.phase("checking data and backbone, and choosing the thresholds")
+        ready = prepare(best, out, plan, anyway=anyway)
+        live.phase("connecting to MLflow")
+        check_server(to)
+        with claimed(ready):
+            outcome = refit_(ready, served_as=to.address, anyway=anyway)
+            live.phase("registering the model in MLflow")
+            outcome["mlflow"] = log_refit(best, out, outcome, to)
+            finish(out, outcome)
     console.emit_json(outcome) if json_ else print_refit(outcome, out)
 
 
@@ -486,7 +500,8 @@ def rebuild_mlflow(
     from tune.tracking.rebuild import rebuild
 
     folder = SweepFolder.find(name, storage)
-    rebuilt = rebuild(folder, tracking_uri=tracking_uri, experiment=experiment)
+    with live.display("comparing MLflow with the sweep's ledger"):
+        rebuilt = rebuild(folder, tracking_uri=tracking_uri, experiment=experiment)
     if json_:
         console.emit_json(rebuilt)
     else:
@@ -613,11 +628,14 @@ def report(
     from tune.store.folder import SweepFolder
 
     folder = SweepFolder.find(name, storage)
-    from tune.analysis.report import sweep_page
-    from tune.tracking.artifacts import deliver
+    with live.display("reading the sweep and drawing its figures"):
+        from tune.analysis.report import sweep_page
+        from tune.tracking.artifacts import deliver
 
-    page, path = sweep_page(folder), out or folder.path / "report.html"
-    print(deliver(page, path, [folder], tracking_uri=tracking_uri, experiment=experiment))
+        page, path = sweep_page(folder), out or folder.path / "report.html"
+        live.phase("writing the page, and logging it to MLflow")
+        written = deliver(page, path, [folder], tracking_uri=tracking_uri, experiment=experiment)
+    print(written)
 
 
 @app.command(cls=Command)
@@ -696,10 +714,11 @@ def reproduce(
     plan = make_plan(request)
     if not no_run:
         check_first(plan.any_spec(), address=address)
-    console.quiet_transformers()
-    from tune.reproduce.command import reproduce as reproduce_
+    with live.display(LOADING):
+        console.quiet_transformers()
+        from tune.reproduce.command import reproduce as reproduce_
 
-    made = reproduce_(request, train=not no_run)
+        made = reproduce_(request, train=not no_run)
     if json_:
         console.emit_json(made.as_dict())
     else:

@@ -35,11 +35,14 @@ class Images:
             )
         return task
 
-    def check_files(self, task: ImageTask, model: ModelConfig, source: str | Path | None) -> None:
+    def check_files(
+        self, task: ImageTask, model: ModelConfig | None, source: str | Path | None, split: str = "train"
+    ) -> None:
         from leebert.images.sources import check_files
 
-        check_network(task.name, model)
-        check_files(task, "train", source)
+        if model is not None:
+            check_network(task.name, model)
+        check_files(task, split, source)
 
     def check_model(self, task: ImageTask, model: ModelConfig) -> None:
         check_network(task.name, model)

@@ -82,13 +82,16 @@ class Kind(Protocol):
         """
         ...
 
-    def check_files(self, task: Any, model: ModelConfig, source: str | Path | None) -> None:
-        """Check that the folder of the backbone and the file of the training split exist; loads neither torch nor data.
+    def check_files(
+        self, task: Any, model: ModelConfig | None, source: str | Path | None, split: str = "train"
+    ) -> None:
+        """Check that the folder of the backbone and the file of a split exist; loads neither torch nor data.
 
         Args:
             task: The task.
-            model: The model's configuration.
+            model: The model's configuration; None: not checked.
             source: The folder of the data; None: the hub, or the task's files.
+            split: The split.
 
         Raises:
             ConfigError: The backbone is of another kind.

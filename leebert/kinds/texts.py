@@ -41,12 +41,15 @@ class Texts:
                 )
         return dataclasses.replace(task, group_by=() if group_by == "none" else group_by)
 
-    def check_files(self, task: Task, model: ModelConfig, source: str | Path | None) -> None:
+    def check_files(
+        self, task: Task, model: ModelConfig | None, source: str | Path | None, split: str = "train"
+    ) -> None:
         from leebert.data.sources import check_files
 
-        _refuse_network(task, model)
-        locate(model.backbone)
-        check_files(task, "train", source)
+        if model is not None:
+            _refuse_network(task, model)
+            locate(model.backbone)
+        check_files(task, split, source)
 
     def check_model(self, task: Task, model: ModelConfig) -> None:
         _refuse_network(task, model)

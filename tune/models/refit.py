@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import fcntl
+import functools
 import json
 import logging
 import os
@@ -18,6 +19,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from leebert import live
 from leebert.card import CardFacts, write_card
 from leebert.config import Subset
 from leebert.errors import ConfigError, DataError, DivergedError, SweepError
@@ -277,7 +279,13 @@ def _trained(ready: PreparedRefit) -> dict[int, Any]:
         if not (folder / "training.json").is_file():  # written last
             log.info(f"seed {seed}: {best.config.theta_updates} updates on {ready.trained_on}")
             try:
-                train_model(_run(best, seed, ready.own), folder, device=plan.device, report=_progress(seed))
+                train_model(
+                    _run(best, seed, ready.own),
+                    folder,
+                    device=plan.device,
+                    report=_progress(seed),
+                    **live.updates(f"seed {seed}"),
+                )
             except DivergedError as error:
                 if seed == plan.seeds[0]:
                     raise DataError(
@@ -533,6 +541,7 @@ def _evaluated(folder: Path, best: BestFile, plan: RefitPlan, chosen: list[Chose
     task = get_task(best.config.task)
     if not task.eval_splits:
         log.info(f"task {task.name} declares no development split: the models are not evaluated")
+    live.phase(f"{folder.name}: loading the model")
     model, tokenizer = load_text_model(folder)
     runtime = Runtime.of(model.config.precision, plan.device)
     model.to(runtime.device)
@@ -541,8 +550,9 @@ def _evaluated(folder: Path, best: BestFile, plan: RefitPlan, chosen: list[Chose
     for split in task.eval_splits:
         examples = read_split(task, split, best.config.data.dir)
         splits[split] = evaluate_split(
-            model, tokenizer, examples, task.metric, runtime, exits=exits, timed_rows=plan.timed_rows
-        )
+            model, tokenizer, examples, task.metric, runtime, exits=exits, timed_rows=plan.timed_rows,
+            progress=functools.partial(live.track, what=f"{folder.name} on {split}"),
+        )  # fmt: skip
         ratios = ", ".join(f"{p['criterion']} {p['speed_up']:.2f}" for p in splits[split]["chosen"])
         speed = f"; layer speed-up {ratios}" if claims_speed_up(splits[split]) else ""
         log.info(f"{folder.name} on {split}: mean over exits {100 * splits[split]['mean_over_exits']:.2f}{speed}")

@@ -58,7 +58,10 @@ def check_resumed(
         LeebertError: As :func:`check_first`, or the space is wrong.
     """
     storage = json.dumps(str(folder.path.parent))
-    spec = anchored(load_space(space or folder.path / "space.yaml", [*overrides, f"storage={storage}"]))
+    file = space or folder.path / "space.yaml"
+    if space is None and not file.exists():
+        return  # a damaged folder, which `resume` reports
+    spec = anchored(load_space(file, [*overrides, f"storage={storage}"]))
     if spec.data.dir is None:
         spec = spec.model_copy(update={"data": spec.data.model_copy(update={"dir": spec_of(folder).data.dir})})
     check_first(spec, address=address)
