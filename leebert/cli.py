@@ -475,6 +475,7 @@ def calibrate(
         console.emit_json(calibration.as_dict())
     else:
         print_calibration(model, calibration, before)
+        console.next_step(f"leebert predict {shlex.quote(str(model))} FILE")
 
 
 def _source(input_: str) -> Any:

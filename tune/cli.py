@@ -6,7 +6,9 @@ Commands import Ray, MLflow and torch only when they need them, so that `--help`
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
+import shlex
 import sys
 import time
 from pathlib import Path
@@ -186,7 +188,12 @@ def spaces(
 
     if copy is not None:
         written = [str(path) for path in copy_shipped(copy, into or Path("."))]
-        console.emit_json(written) if json_ else print("\n".join(written))
+        if json_:
+            console.emit_json(written)
+            return
+        print("\n".join(written))
+        if copy != CLUSTER:
+            console.next_step(f"leebert-tune doctor {shlex.quote(written[0])}")
         return
     if into is not None:
         raise ConfigError(
@@ -225,6 +232,11 @@ def doctor(
     else:
         print_checks(checks)
     verdict(checks)
+    if not json_:
+        options = {"data-dir": data_dir, "backbone": backbone, "address": address, "storage": storage}
+        words = [(f"--{name}", value) for name, value in (*options.items(), ("tracking-uri", tracking_uri)) if value]
+        words += [("--set", assignment) for assignment in set_ or ()]
+        console.next_step(shlex.join(["leebert-tune", "sweep", str(space), *itertools.chain(*words)]))
 
 
 @app.command(cls=Command)
@@ -277,7 +289,7 @@ def _conclude(outcomes: list[Any], json_: bool) -> None:
             print_table(facts)
             print(f"MLflow: {outcome.mlflow}")
             print_views(outcome.views, outcome.views_note)
-            print(f"best:   leebert-tune best {sweep_argument(outcome.folder)}")
+            console.next_step(f"leebert-tune {_after(outcome, facts)} {sweep_argument(outcome.folder)}")
     if json_:
         console.emit_json(summaries)
     if any(o.unsent for o in outcomes):
@@ -290,6 +302,13 @@ def _conclude(outcomes: list[Any], json_: bool) -> None:
     if not completed and all(o.status == "finished" for o in outcomes):
         raise SweepError("no configuration completed; the messages above say why each one failed")
     _exit_by(outcomes[-1].signal)
+
+
+def _after(outcome: Any, facts: dict[str, Any]) -> str:
+    """Return the command that follows a session of a sweep."""
+    if outcome.status == "stopped":
+        return "resume"
+    return "best" if any(c["state"] == "complete" for c in facts["configurations"]) else "report"
 
 
 def _exit_by(signal: int | None) -> None:
@@ -305,17 +324,41 @@ def list_(storage: Storage = None, json_: Json = False) -> None:
     from tune.store.folder import SweepFolder
 
     sweeps = [status_or_error(folder) for folder in SweepFolder.all(storage)]
-    console.emit_json(sweeps) if json_ else print_list(sweeps)
+    if json_:
+        console.emit_json(sweeps)
+        return
+    print_list(sweeps)
+    where = f" --storage {shlex.quote(storage)}" if storage else ""
+    console.next_step(f"leebert-tune status NAME{where}" if sweeps else "leebert-tune spaces")
 
 
 @app.command(cls=Command)
-def status(name: Name, storage: Storage = None, json_: Json = False) -> None:
-    """Show which configurations of a sweep are completed, pruned, failed or running, and the remaining time."""
+def status(
+    name: Name,
+    storage: Storage = None,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Keep showing it until the sweep ends; Ctrl-C leaves.")
+    ] = False,
+    json_: Json = False,
+) -> None:
+    """Show a sweep's configurations, what is running (fold, epoch, elapsed and remaining time), and the best so far."""
     from tune.analysis.overview import print_status, status_of
+    from tune.analysis.overview import watch as watch_
     from tune.store.folder import SweepFolder
 
+    if watch and json_:
+        raise ConfigError("--watch shows a display, and --json prints one: leave out one of the two")
+    if watch:
+        watch_(SweepFolder.find(name, storage))
+        return
     status_now = status_of(SweepFolder.find(name, storage))
-    console.emit_json(status_now) if json_ else print_status(status_now)
+    if json_:
+        console.emit_json(status_now)
+        return
+    print_status(status_now)
+    where = f" --storage {shlex.quote(storage)}" if storage else ""
+    command = {"running": "status --watch", "finished": "best" if status_now["best"] else "report"}
+    console.next_step(f"leebert-tune {command.get(status_now['state'], 'resume')} {shlex.quote(name)}{where}")
 
 
 @app.command(cls=Command)
@@ -341,7 +384,9 @@ def stop(
     if alive is not None:
         print(f"{folder.name}: stop requested; the current epochs are still running")
     else:
-        print(f"{folder.name}: stopped; resume it by: leebert-tune resume {name}")
+        print(f"{folder.name}: stopped")
+        where = f" --storage {shlex.quote(storage)}" if storage else ""
+        console.next_step(f"leebert-tune resume {shlex.quote(name)}{where}")
 
 
 @app.command(cls=Command)
@@ -393,6 +438,8 @@ def best(
     elif not json_:
         for choice, values, path in written:
             print_best(choice, values, path)
+        if written:
+            console.next_step(f"leebert-tune refit {shlex.quote(str(written[0][2]))}")
     for error in errors:
         print(f"error: {error}", file=sys.stderr)
     if errors:
@@ -428,6 +475,8 @@ def verify(
         verdict = verify_(best, device=device, threads=threads, precision=precision, anyway=anyway)  # type: ignore[arg-type]
     console.emit_json(verdict.as_dict()) if json_ else print_verdict(verdict)
     claim(verdict)
+    if not json_:
+        console.next_step(f"leebert-tune refit {shlex.quote(str(file))}")
 
 
 @app.command(cls=Command)
@@ -636,6 +685,7 @@ def report(
         live.phase("writing the page, and logging it to MLflow")
         written = deliver(page, path, [folder], tracking_uri=tracking_uri, experiment=experiment)
     print(written)
+    console.next_step(f"leebert-tune best {shlex.quote(name)}{f' --storage {shlex.quote(storage)}' if storage else ''}")
 
 
 @app.command(cls=Command)
@@ -667,7 +717,11 @@ def simulate(
     summary = simulate_(recording, spec, orders=orders, concurrent=concurrent, seed=seed).as_dict()
     if save is not None:
         recording.save(save)
-    console.emit_json(summary) if json_ else print_simulation(summary)
+    if json_:
+        console.emit_json(summary)
+        return
+    print_simulation(summary)
+    console.next_step(f"leebert-tune sweep SPACE --set pruner={pruner}")
 
 
 @app.command(cls=Command)
@@ -728,7 +782,7 @@ def reproduce(
         if made.missing:
             print("incomplete: " + "; ".join(made.missing))
         if made.again:
-            print(f"continue by: {made.again}")
+            console.next_step(made.again)
     _exit_by(made.signal)
     if made.failed:
         raise typer.Exit(1)

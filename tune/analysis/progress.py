@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from leebert.majority import AgainstMajority, margin_in_words
 from leebert.methods import most_epochs
 from tune.analysis.labels import searched_name
-from tune.analysis.learned import of_cells, ratio_of
+from tune.analysis.learned import of_cells, of_configuration, ratio_of
 from tune.space import SweepSpec
 from tune.store.history import Configuration
 from tune.store.ledger import SweepState
@@ -142,6 +143,7 @@ def progress_of(
     active: Active,
     now: float,
     stopping: str = "",
+    folder: Path | None = None,
 ) -> SweepProgress:
     """Summarise a sweep.
 
@@ -153,6 +155,8 @@ def progress_of(
         active: What its driver runs; nothing without a driver.
         now: The time, in seconds since 1970.
         stopping: Why it is stopping.
+        folder: The sweep's folder, to compute margins that an older ledger lacks from its logits; None: such margins
+            are unknown.
 
     Returns:
         The summary.
@@ -177,7 +181,7 @@ def progress_of(
         planned=planned,
         counts={word: n for word, n in counts.items() if n},
         running=running,
-        best=_best(spec, manifest, state, options),
+        best=_best(spec, manifest, state, options, folder),
         seconds=None if active.started is None else max(0.0, now - active.started),
         seconds_left=_remaining(spec, state, active, running, planned, now),
         stopping=stopping,
@@ -218,7 +222,9 @@ def _usual_epochs(state: SweepState) -> int | None:
     return round(sum(counts) / len(counts)) if counts else None
 
 
-def _best(spec: SweepSpec, manifest: Mapping[str, Any], state: SweepState, options: Sequence[str]) -> BestSoFar | None:
+def _best(
+    spec: SweepSpec, manifest: Mapping[str, Any], state: SweepState, options: Sequence[str], folder: Path | None
+) -> BestSoFar | None:
     """Return the best completed configuration, else the best one with a finished run."""
     scored = [c for c in state.history() if c.scores and c.state in ("complete", "running")]
     candidates = [c for c in scored if c.state == "complete"] or scored
@@ -227,9 +233,11 @@ def _best(spec: SweepSpec, manifest: Mapping[str, Any], state: SweepState, optio
     top = max(candidates, key=lambda c: sum(c.scores) / len(c.scores))
     records = [r for r in state.cells_of.get(top.id, ()) if r.get("score") is not None]
     margin = None
-    if all(r.get("majority") for r in records):  # else the logits would have to be read, each time
+    if all(r.get("majority") for r in records):  # else the logits have to be read
         by_run = {(r["seed"], r["fold"]): AgainstMajority.of(r["majority"]) for r in records}
         margin = of_cells(by_run, ratio_of(spec, manifest))
+    elif folder is not None:
+        margin = of_configuration(folder, records, manifest["metric"], ratio_of(spec, manifest))
     words = "" if margin is None else margin_in_words(margin.samples.margin, margin.samples.interval)
     mean = sum(top.scores) / len(top.scores)
     return BestSoFar(searched_name(top.values, options), mean, len(top.scores), len(spec.cells()), words)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 
 from leebert.live import bar, duration
-from tune.analysis.progress import RunningConfiguration, SweepProgress
+from tune.analysis.progress import BestSoFar, RunningConfiguration, SweepProgress
 
 #: Lines that the display needs beside those of the running configurations.
 _OTHERS = 7
@@ -35,10 +35,8 @@ def progress_lines(progress: SweepProgress, width: int, height: int = 24, unicod
             break
         shown += entry
     lines += shown
-    if best := progress.best:
-        runs = f"{best.runs} of {best.of_runs} runs" if best.runs < best.of_runs else f"{best.runs} runs"
-        margin = f"; over the majority class: {best.margin}" if best.margin else ""
-        lines += _wrapped(f"best so far: {best.name}: {100 * best.score:.2f} ({runs}){margin}", width)
+    if progress.best:
+        lines += _wrapped(best_line(progress.best), width)
     if progress.stopping:
         lines += _wrapped(f"stopping: {progress.stopping}; waiting for the trials to end", width)
     return lines
@@ -53,6 +51,14 @@ def _second_line(progress: SweepProgress) -> str:
     if progress.seconds_left is not None:
         parts.append(f"about {duration(progress.seconds_left)} left")
     return "; ".join(parts)
+
+
+def best_line(best: BestSoFar) -> str:
+    """Describe the best configuration so far: its score, its runs, and its margin over the majority class."""
+    counted = f"{best.runs} of {best.of_runs}" if best.runs < best.of_runs else str(best.runs)
+    runs = f"{counted} run{'' if best.of_runs == 1 else 's'}"
+    margin = f"; over the majority class: {best.margin}" if best.margin else ""
+    return f"best so far: {best.name}: {100 * best.score:.2f} ({runs}){margin}"
 
 
 def running_line(one: RunningConfiguration) -> str:

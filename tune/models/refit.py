@@ -22,6 +22,7 @@ from typing import Any
 from leebert import live
 from leebert.card import CardFacts, write_card
 from leebert.config import Subset
+from leebert.console import next_step, sentence
 from leebert.errors import ConfigError, DataError, DivergedError, SweepError
 from leebert.evaluate import RecordedLogits
 from leebert.exits import named
@@ -409,30 +410,32 @@ def print_refit(outcome: dict[str, Any], out: Path) -> None:
     """
     for seed, splits in outcome["evaluations"].items():
         for split, e in splits.items():
-            print(
+            sentence(
                 f"seed {seed} on {split}: mean over exits {100 * e['mean_over_exits']:.2f}, all layers "
                 f"{100 * e['exits']['score'][-1]:.2f}"
             )
     _print_points(outcome)
     _print_misses(outcome)
     own = outcome["chosen"][outcome["criterion"]]
-    print(f"exit criterion of the models: {named(own['criterion'], own['patience'])}, threshold {own['threshold']:.6g}")
+    sentence(
+        f"exit criterion of the models: {named(own['criterion'], own['patience'])}, threshold {own['threshold']:.6g}"
+    )
     for seed in outcome["diverged"]:
-        print(f"seed {seed} diverged and is skipped")
+        sentence(f"seed {seed} diverged and is skipped")
     for line in outcome["differs"]:
-        print(f"differs from the sweep that produced this file: {line}")
-    print(outcome["picked"])
+        sentence(f"differs from the sweep that produced this file: {line}")
+    sentence(outcome["picked"])
     address = f"models:/{outcome['mlflow']['name']}@{outcome['mlflow']['alias']}"
-    print(f"{out}: {address}, version {outcome['mlflow']['version']}; serve it by:")
+    print(f"{out}: {address}, version {outcome['mlflow']['version']}; serve it by the next command")
     server = f"MLFLOW_TRACKING_URI={shlex.quote(outcome['mlflow']['tracking_uri'])}"
-    print(f"  {server} mlflow models serve --env-manager local --model-uri '{address}'")
+    next_step(f"{server} mlflow models serve --env-manager local --model-uri '{address}'")
 
 
 def _print_points(outcome: Mapping[str, Any]) -> None:
     """Print the registered model's score against the majority class, and its operating point of each criterion."""
     for split, e in outcome["evaluations"][str(outcome["registered_seed"])].items():
         if e.get("majority"):
-            print(f"on {split}: {in_words(AgainstMajority.of(e['majority']), advice=ADVICE)}")
+            sentence(f"on {split}: {in_words(AgainstMajority.of(e['majority']), advice=ADVICE)}")
         if not claims_speed_up(e):
             continue
         clock = {t["criterion"]: t for t in e.get("wall_clock", ())}
@@ -443,7 +446,7 @@ def _print_points(outcome: Mapping[str, Any]) -> None:
                 if time
                 else ""
             )
-            print(
+            sentence(
                 f"{named(p['criterion'], p['patience'])} {p['threshold']:.6g}: {_aim_in_words(chosen)}; layer speed-up "
                 f"{chosen['reached']:.2f} in validation, on {split} "
                 f"{p['speed_up']:.2f} ({p['speed_up'] / chosen['asked'] - 1:+.0%}){in_time}; score {100 * p['measures']['score']:.2f} "
@@ -461,7 +464,7 @@ def _print_misses(outcome: Mapping[str, Any]) -> None:
         )
     for m in outcome["overspent"]:
         if m["criterion"] == outcome["criterion"]:
-            print(
+            sentence(
                 f"warning: seed {m['seed']}: the score drops by {points(m['loss'])} under {m['criterion']} on {m['split']}; the target was "
                 f"at most {points(m['max_loss'])} on validation samples; for a smaller drop, choose a smaller --max-loss"
             )

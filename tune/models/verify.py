@@ -19,7 +19,7 @@ import numpy as np
 
 from leebert import live
 from leebert.config import Precision
-from leebert.console import table
+from leebert.console import sentence, table
 from leebert.errors import SweepError
 from leebert.outside import origins
 from leebert.provenance import backbone_identity, code_version, differences, versions
@@ -296,9 +296,10 @@ def print_verdict(verdict: Verdict) -> None:
             now = ("diverged", "") if c.now is None else (f"{100 * c.now:.4f}", f"{100 * (c.now - c.recorded):+.4f}")
             rows.append((str(c.seed), str(c.fold), f"{100 * c.recorded:.4f}", *now))
         columns = ("seed", "fold", "recorded", "now", "difference")
-        Console().print(table(columns, rows, title="validation score, per cent", left=0))
+        print("validation score, per cent")
+        Console().print(table(columns, rows, left=0, whole=range(len(columns)), framed=False))
     if verdict.reproduced:
-        print(verdict.conclusion)
+        sentence(verdict.conclusion)
 
 
 def claim(verdict: Verdict) -> None:
