@@ -275,7 +275,7 @@ def cases() -> Iterator[Case]:
     """Yield every cell, nulls first."""
     designs = ((3, 3, 600), (5, 1, 1000), (5, 3, 1000), (10, 1, 1000))
     effects = ((0.0, "none"), (0.5, "test"), (1.0, "test"), (1.0, "overlap"), (2.0, "test"))
-    for effect in (0.0, 3.0, 5.0):
+    for effect in (0.0, 4.0):
         for folds, seeds, samples in designs:
             for training, shared in effects:
                 yield Case("model", folds, seeds, samples, training, shared, effect)
@@ -296,7 +296,7 @@ def measure(case: Case, rounds: int, seed: int) -> dict[str, Any]:
         d, tests = SOURCES[case.source](case, rounds, rng), ESTIMATORS
     rejected = {}
     for name, test in tests.items():
-        part = d[: rounds // 8] if test is bootstrap else d
+        part = d[: rounds // 10] if test is bootstrap else d
         with np.errstate(all="ignore"):
             rejected[name] = {"share": float(np.mean(test(part) < ALPHA)), "rounds": len(part)}
     between, within = (_parts(d)[i] for i in (1, 2)) if case.tasks == 1 else (np.zeros(1), np.ones(1))
@@ -378,7 +378,7 @@ def main() -> None:
         results.append(measure(case, options.rounds, options.seed))
         write_atomically(options.out, json.dumps(results, indent=1) + "\n")
         print(f"{case.key}: {time.monotonic() - started:.1f} s", flush=True)
-    for effect in (0.0, 3.0, 5.0):
+    for effect in (0.0, 4.0):
         print(f"\nsignificant at the 5 % level, per cent, true difference {effect:g}:\n")
         print("\n".join(table(results, effect)))
     for r in (r for r in results if r["tasks"] > 1):
