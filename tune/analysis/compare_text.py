@@ -114,7 +114,8 @@ def render(header_and_rows: Sequence[Sequence[str]]) -> Table:
     from rich.text import Text
 
     header, *body = header_and_rows
-    return console.table(header, [[*map(Text, row)] for row in body], whole=range(1, len(header)), lean=True)
+    made: Table = console.table(header, [[*map(Text, row)] for row in body], whole=range(1, len(header)), lean=True)
+    return made
 
 
 # Sentences
