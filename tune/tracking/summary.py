@@ -53,7 +53,13 @@ class Summaries:
 def pool_of(folder: SweepFolder, spec: SweepSpec, state: SweepState) -> SweepPool:
     """Return a sweep as a comparison reads it, from the state at hand.
 
-    Its results depend on the completed configurations only, not on whether the sweep still runs.
+    Args:
+        folder: The sweep's folder.
+        spec: Its space.
+        state: Its state.
+
+    Returns:
+        The sweep, whose results depend on the completed configurations only, not on whether it still runs.
     """
     # Incomplete configurations keep no runs here, but are still counted.
     configs = {id: c if c.state == "complete" else dataclasses.replace(c, cells=()) for id, c in state.configs.items()}
@@ -178,8 +184,8 @@ def _overview(methods: Sequence[pictures.Row], pairs: Sequence[pictures.Row]) ->
         parts.append((VERDICT_PICTURES[3], "Paired differences", pairs, "difference, mean over exits (points)", True))
     shown = []
     for key, title, rows, x, zero in parts:
-        known = any(row.low is not None for row in rows)
-        words = f"{title}: mean{' and 95 % CI over runs' if known else ' over runs, too few for an interval'}"
+        with_ends = any(row.low is not None for row in rows)
+        words = f"{title}: mean{' and 95 % CI over runs' if with_ends else ' over runs, too few for an interval'}"
         contents = json.dumps([dataclasses.astuple(row) for row in rows])
         shown.append(Picture(key, contents, partial(pictures.rows_picture, words, rows, x, zero=zero)))
     return shown
