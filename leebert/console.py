@@ -8,15 +8,16 @@ import logging
 import os
 import signal
 import sys
+import textwrap
 import warnings
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from leebert.errors import LeebertError
 
-if TYPE_CHECKING:
-    from rich.table import Table
+#: Options of :mod:`textwrap` that keep numbers, paths and options whole.
+_BETWEEN_WORDS: dict[str, Any] = {"break_long_words": False, "break_on_hyphens": False}
 
 
 class _Stderr(logging.Handler):
@@ -134,7 +135,7 @@ def table(
     framed: bool = True,
     lean: bool = False,
     lines: bool = False,
-) -> Table:
+) -> Any:
     """Make a table for the terminal.
 
     Args:
@@ -149,16 +150,17 @@ def table(
         lines: Draw a line after each row.
 
     Returns:
-        A `rich.table.Table`.
+        A `rich.table.Table`, below its title.
     """
     from rich import box
+    from rich.console import Group
     from rich.table import Table
+    from rich.text import Text
 
     frame: dict[str, Any] = {"box": box.SIMPLE_HEAD} if lean or lines or not framed else {}
     if lean:
         frame |= {"padding": 0, "pad_edge": False, "show_edge": False}
-    heads = {"title": title or None, "title_justify": "left", "caption": caption, "caption_justify": "left"}
-    result = Table(**heads, show_lines=lines, **frame)
+    result = Table(caption=caption, caption_justify="left", show_lines=lines, **frame)
     left_aligned = range(left) if isinstance(left, int) else left
     unwrapped = range(whole) if isinstance(whole, int) else whole
     for number, name in enumerate(columns):
@@ -168,7 +170,25 @@ def table(
             result.add_section()
         else:
             result.add_row(*row)
-    return result
+    # Rich would wrap its own title to the width of the table.
+    return Group(Text(title, style="italic"), result) if title else result
+
+
+def sentence(text: str) -> None:
+    """Print a sentence on stdout: on a terminal its lines end between words, elsewhere it stays one line."""
+    if not sys.stdout.isatty():
+        print(text)
+        return
+    from rich.console import Console
+
+    for line in text.splitlines() or [""]:
+        indent = " " * (len(line) - len(line.lstrip()))
+        print(*textwrap.wrap(line, Console().width, subsequent_indent=indent, **_BETWEEN_WORDS) or [""], sep="\n")
+
+
+def next_step(command: str) -> None:
+    """Print the command to run next, as one line that can be copied."""
+    print(f"next: {command}")
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:

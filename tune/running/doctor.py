@@ -407,7 +407,7 @@ def _hub(spec: SweepSpec, prepared: Prepared | None) -> Check:
 
 def _from_hub(spec: SweepSpec) -> list[tuple[str, str, str | None]]:
     """List (kind, name, revision) of the files that a sweep loads from the hub."""
-    from leebert.backbone import locate
+    from leebert.backbone_files import locate
     from leebert.training_data import effective_task
 
     needed: list[tuple[str, str, str | None]] = []
