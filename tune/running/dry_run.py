@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 
 from leebert.methods import UNIT, mean_cost, most_epochs
+from tune.analysis.labels import searched_name
+from tune.analysis.progress import searched
 from tune.machines.footprint import estimate_for_space
 from tune.running.omega_reach import still_rates
 from tune.space import SweepSpec
@@ -67,7 +69,7 @@ def plan(spec: SweepSpec, device: str = "auto") -> dict[str, Any]:
         "task": spec.task_name,
         "rows": rows,
         "configurations": spec.planned,
-        "first": [describe(v) for v in listed[:SHOWN]],
+        "first": [searched_name(v, searched(spec)) for v in listed[:SHOWN]],
         "cells": spec.planned * cells if spec.planned else None,
         "folds": spec.folds,
         "seeds": list(spec.seeds),
