@@ -1,4 +1,4 @@
-"""The command line `leebert`: train, evaluate, predict, calibrate, and tables of methods, criteria and metrics.
+"""The command line `leebert`: init, train, evaluate, predict, calibrate, and tables of methods, criteria and metrics.
 
 Commands import torch and transformers inside their functions, so that `--help` is fast.
 """
@@ -51,6 +51,36 @@ def _program(
     ] = False,
 ) -> None:
     pass
+
+
+@app.command(cls=Command)
+def init(
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="FILE", help="Your labelled data: .csv, .tsv, .jsonl, .json or .parquet; or OWNER/NAME on the hub."
+        ),
+    ],
+    text: Texts = None,
+    label: Annotated[str | None, typer.Option(help="Name of the label column; by default guessed.")] = None,
+    hub_config: Annotated[
+        str | None, typer.Option("--hub-config", help="Configuration of a hub data set that has several.")
+    ] = None,
+    backbone: Backbone = None,
+    out: Annotated[Path | None, typer.Option(help="File to write; NAME.yaml by default.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace existing files.")] = False,
+    json_: Json = False,
+) -> None:
+    """Write a task and a small search space for your own data, with comments, and print the next commands."""
+    from leebert.starter import print_started, start
+
+    started = start(
+        source, texts=text or (), label=label, hub_config=hub_config, backbone=backbone, out=out, force=force
+    )
+    if json_:
+        console.emit_json(started.as_dict())
+    else:
+        print_started(started)
 
 
 @app.command(cls=Command)

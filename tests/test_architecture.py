@@ -139,7 +139,7 @@ LAYERS = {
     ),
     "training, evaluating and serving a model of a folder": ("recipe", "report", "card", "calibration", "serving"),
     "contracts of plugins": ("testing.*",),
-    "commands": ("cli", "cli_options"),
+    "commands": ("cli", "cli_options", "starter"),
 }  # fmt: skip
 
 

@@ -35,7 +35,7 @@ from leebert.cli_options import (
     check_device,
 )
 from leebert.errors import ConfigError, SweepError, TrackingError
-from tune.reproduce.paper import TARGETS
+from tune.reproduce.paper import TABLE_3, TARGETS
 
 app = typer.Typer(
     help="Cross-validated sweeps of early-exit models: Ray Tune runs the trials, a ledger (the sweep's event log) records "
@@ -597,8 +597,10 @@ def views(
 @app.command(cls=Command)
 def compare(
     names: Names,
-    a: Annotated[str, typer.Option(help="First value of the option, such as clo-v2.")],
-    b: Annotated[str, typer.Option(help="Second value, such as blo.")],
+    a: Annotated[
+        str | None, typer.Option(help="First value of the option; by default clo-v2, or the sweep's first method.")
+    ] = None,
+    b: Annotated[str | None, typer.Option(help="Second value; by default blo, or the sweep's second method.")] = None,
     option: Annotated[
         str, typer.Option(help="The searched option whose values are compared; algorithm compares methods.")
     ] = "algorithm",
@@ -608,7 +610,7 @@ def compare(
     ] = None,
     speed_up: Annotated[
         list[float] | None,
-        typer.Option(help="Also compare the score at this layer speed-up; repeatable; by default 2."),
+        typer.Option(help="Also compare the score at this layer speed-up, beside 1.5, 2 and 3; repeatable."),
     ] = None,
     criterion: Criterion = None,
     patience: Patience = None,
@@ -621,18 +623,17 @@ def compare(
     json_: Json = False,
 ) -> None:
     """Compare two methods, or two values of another option: A minus B, paired by configuration, seed and fold."""
-    from leebert.tradeoff import SPEED_UP
-    from tune.analysis.compare_sweeps import across, compare_sweeps, print_comparisons
-    from tune.analysis.tradeoff import RankingObjective
+    from tune.analysis.compare_sweeps import across, at_speed_ups, compare_sweeps
+    from tune.analysis.compare_text import print_comparisons
+    from tune.analysis.verdict import choose_sides
     from tune.store.folder import SweepFolder
 
-    objectives = [
-        RankingObjective.of(f"speed-up={s}", criterion, patience, option="--speed-up") for s in speed_up or [SPEED_UP]
-    ]
+    objectives = at_speed_ups(speed_up or (), criterion, patience)
     picked = _picked(where or [])
     folders = [SweepFolder.find(name, storage) for name in names]
+    sides = choose_sides(folders, _option(option), a, b)
     comparisons = compare_sweeps(
-        folders, a, b, option=_option(option), where=picked, objectives=objectives, epochs=html is not None
+        folders, *sides, option=_option(option), where=picked, objectives=objectives, epochs=html is not None
     )
     if html is not None:
         from tune.analysis.compare_html import comparison_page
@@ -727,9 +728,13 @@ def simulate(
 
 @app.command(cls=Command)
 def reproduce(
-    target: Annotated[str, typer.Argument(help=f"One of {', '.join(TARGETS)}.")],
-    backbone: Annotated[str, typer.Option(help=BACKBONE)],
+    target: Annotated[str, typer.Argument(help=f"One of {', '.join([*TARGETS, TABLE_3])}.")],
+    backbone: Annotated[str | None, typer.Option(help=BACKBONE)] = None,
     task: Task = None,
+    tasks: Annotated[
+        str | None,
+        typer.Option(help="One table over several tasks: all, or names separated by commas (table1, 4, 5 and 6)."),
+    ] = None,
     pooling: Pooling = None,
     methods: Annotated[
         str | None,
@@ -744,7 +749,12 @@ def reproduce(
         str | None, typer.Option(help="Stop this command after 90m (minutes), 1.5h (hours) or fold_epochs=40.")
     ] = None,
     best_file: Annotated[
-        Path | None, typer.Option("--best", help="A best file whose training options apply to all methods.")
+        Path | None,
+        typer.Option(
+            "--best",
+            help="A best file whose training options apply to all methods; for table3 the folder of best files, best by "
+            "default.",
+        ),
     ] = None,
     set_: Set = None,
     data_dir: DataDir = None,
@@ -758,35 +768,62 @@ def reproduce(
     json_: Json = False,
 ) -> None:
     """Reproduce one of the paper's tables or figures: train missing runs, reuse finished ones, render the result."""
+    if target == TABLE_3:
+        given = {"--backbone": backbone, "--tasks": tasks, "--pooling": pooling, "--methods": methods, "--seeds": seeds,
+                 "--budget": budget, "--set": set_, "--data-dir": data_dir, "--name": name}  # fmt: skip
+        _print_selected_options(task, best_file or Path("best"), out, given, json_)
+        return
+    if backbone is None:
+        raise ConfigError(f"reproduce {target}: --backbone is missing; {BACKBONE[0].lower()}{BACKBONE[1:]}")
+    if task and tasks:
+        raise ConfigError("--task and --tasks: give one of the two")
+    from tune.reproduce.all_tasks import reproduce_tasks, tasks_of
     from tune.reproduce.plan import ReproductionRequest, make_plan
     from tune.running.first_checks import check_first
 
+    several = tasks_of(target, tasks) if tasks else ()
+    console.quiet_transformers()
     selected = () if methods is None else tuple(method.strip() for method in methods.split(","))
     request = ReproductionRequest(
         target, task, backbone, pooling or "pooler", selected, seeds, budget,
-        tuple(set_ or ()), best_file, data_dir, out, name, storage, tracking_uri, address, device,
+        tuple(set_ or ()), best_file, data_dir, out, name, storage, tracking_uri, address, device, several,
     )  # fmt: skip
-    plan = make_plan(request)
-    if not no_run:
-        check_first(plan.any_spec(), address=address)
+    if not several and not no_run:
+        check_first(make_plan(request).any_spec(), address=address)
     with live.display(LOADING):
-        console.quiet_transformers()
         from tune.reproduce.command import reproduce as reproduce_
 
-        made = reproduce_(request, train=not no_run)
-    if json_:
-        console.emit_json(made.as_dict())
-    else:
-        print(made.text)
-        for path in made.files:
-            print(path)
-        if made.missing:
-            print("incomplete: " + "; ".join(made.missing))
-        if made.again:
-            console.next_step(made.again)
+        made = reproduce_tasks(request, train=not no_run) if several else reproduce_(request, train=not no_run)
+    _print_reproduced(made, json_)
     _exit_by(made.signal)
     if made.failed:
         raise typer.Exit(1)
+
+
+def _print_selected_options(task: str | None, best: Path, out: Path, given: dict[str, Any], json_: bool) -> None:
+    """Print the options that the paper selected beside those of best files; refuse options that train."""
+    from leebert.data.tasks import canonical_name
+    from tune.reproduce.settings import reproduce_settings
+
+    if needless := [option for option, value in given.items() if value]:
+        raise ConfigError(
+            f"reproduce {TABLE_3}: it reads best files and trains nothing; leave out {', '.join(needless)}"
+        )
+    _print_reproduced(reproduce_settings(best, (canonical_name(task),) if task else (), out), json_)
+
+
+def _print_reproduced(made: Any, json_: bool) -> None:
+    """Print a table or a figure's description, the written files, what is missing, and the command that continues."""
+    if json_:
+        console.emit_json(made.as_dict())
+        return
+    print(made.text)
+    for path in made.files:
+        print(path)
+    if made.missing:
+        print("incomplete: " + "; ".join(made.missing))
+    if made.again:
+        console.next_step(made.again)
 
 
 def main() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -446,6 +447,7 @@ def load_hub(
     """
     import datasets
 
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # or each of its retries is a line
     try:
         return datasets.load_dataset(repo, config, split=split, revision=revision)
     except datasets.exceptions.DatasetNotFoundError as error:

@@ -43,13 +43,20 @@ def option_text(option: str, value: Any) -> str:
 
 
 def differing(configurations: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return the options in which configurations differ, in their order; an option that one of them lacks differs."""
-    options = dict.fromkeys(option for values in configurations for option in values)
-    return [
-        option
-        for option in options
-        if any(values.get(option, _ABSENT) != configurations[0].get(option, _ABSENT) for values in configurations)
-    ]
+    """Return the options that have several values among configurations, in their order.
+
+    An option that only some of them have counts if its values, or they without it, could not be told apart otherwise.
+    """
+    options = list(dict.fromkeys(option for values in configurations for option in values))
+    values_of = {o: [values[o] for values in configurations if o in values] for o in options}
+    several = [o for o in options if any(value != values_of[o][0] for value in values_of[o])]
+    names = {tuple((o, values.get(o, _ABSENT)) for o in several) for values in configurations}
+    distinct = {tuple((o, values.get(o, _ABSENT)) for o in options) for values in configurations}
+    return (
+        several
+        if len(names) == len(distinct)
+        else [o for o in options if o in several or len(values_of[o]) < len(configurations)]
+    )
 
 
 def short_names(configurations: Sequence[Mapping[str, Any]]) -> list[str]:

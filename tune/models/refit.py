@@ -44,6 +44,7 @@ from tune.analysis.learned import ADVICE, ConfigurationMargin, of_cells, of_logi
 from tune.analysis.stats import fold_ratio
 from tune.models.best_file import BestFile, CellLogits, pooled
 from tune.models.shipping import backbone_name
+from tune.tracking.server import is_server
 
 log = logging.getLogger(__name__)
 
@@ -427,6 +428,9 @@ def print_refit(outcome: dict[str, Any], out: Path) -> None:
     sentence(outcome["picked"])
     address = f"models:/{outcome['mlflow']['name']}@{outcome['mlflow']['alias']}"
     print(f"{out}: {address}, version {outcome['mlflow']['version']}; serve it by the next command")
+    if is_server(outcome["mlflow"]["tracking_uri"]):
+        version = f"{outcome['mlflow']['name']}/versions/{outcome['mlflow']['version']}?workflowType=machine_learning"
+        print(f"MLflow: {outcome['mlflow']['tracking_uri'].rstrip('/')}/#/models/{version}")
     server = f"MLFLOW_TRACKING_URI={shlex.quote(outcome['mlflow']['tracking_uri'])}"
     next_step(f"{server} mlflow models serve --env-manager local --model-uri '{address}'")
 

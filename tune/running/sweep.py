@@ -16,7 +16,7 @@ from leebert import live
 from leebert.errors import LeaseError, StorageError, SweepError
 from leebert.files import write_atomically
 from leebert.outside import origins
-from leebert.provenance import backbone_differences, backbone_identity, code_version, differences, versions
+from leebert.provenance import backbone_differences, backbone_identity, code_version, differences, git_commit, versions
 from tune.analysis.labels import searched_name
 from tune.analysis.progress import searched
 from tune.machines.nodes import check_versions
@@ -108,7 +108,7 @@ def new_sweep(spec: SweepSpec, name: str, *, address: str | None = None, device:
         _describe(folder, spec, prepared, device)
         prepared.folds.save(folder.path / "folds.json")
         writer = folder.ledger.driver_writer(1)
-        begun = {"kind": "sweep", "name": name, "task": spec.task_name, "params": _params(spec, prepared)}
+        begun = {"kind": "sweep", "name": name, "task": spec.task_name, **_origin(spec, prepared)}
         parts = recorded(spec, prepared.facts["metric"])
         writer.append({**begun, "parts": parts} if parts else begun)
         writer.close()
@@ -181,7 +181,7 @@ def resume_sweep(
             log.info(f"extended: {spec.planned or 'any number of'} configurations, {len(spec.seeds)} seed(s)")
         fences, recovered = folder.ledger.driver_fences(), folder.ledger.recovered()
         writer = folder.ledger.driver_writer(lease.number)
-        writer.append({"kind": "resume", "params": _params(spec, prepared), "fences": fences}, *recovered)
+        writer.append({"kind": "resume", **_origin(spec, prepared), "fences": fences}, *recovered)
         writer.close()
         return _run(folder, spec, prepared, tracker, lease, address, device, repaired)
 
@@ -288,7 +288,7 @@ def _run(
         repair=repair,
         name=functools.partial(searched_name, searched=searched(spec)),
     )
-    publishing = Publisher(tracker, spec, prepared.facts["test_train_ratio"])
+    publishing = Publisher(tracker, spec, folder)
     publishing.start(driver.state)
     unsent, seconds = 0, CLOSE_SECONDS
     try:
@@ -354,6 +354,21 @@ def _session(
             beat=beats(lease.add_facts, driver, planned, also),
             before_end=before_end,
         )
+
+
+def _origin(spec: SweepSpec, prepared: Prepared) -> dict[str, Any]:
+    """Return what the sweep's run in MLflow carries: its options, program and training split."""
+    commit = git_commit()
+    return {
+        "params": _params(spec, prepared),
+        "source": {"name": "leebert-tune sweep", **({"commit": commit} if commit else {})},
+        "dataset": {
+            "name": spec.task_name,
+            "digest": prepared.facts["data_fingerprint"],
+            "rows": prepared.facts["rows"],
+            "source": str(spec.data.dir or spec.task_name),
+        },
+    }
 
 
 def _params(spec: SweepSpec, prepared: Prepared) -> dict[str, Any]:

@@ -50,6 +50,7 @@ _REQUIRED_FIELDS = {
     "CreateRun": ("run", "info", "run_id"),
     "UpdateRun": ("run_info", "run_id"),
 }
+_ARTIFACTS = "/api/2.0/mlflow-artifacts/artifacts"
 _USERINFO = re.compile(r"(\w[\w+.-]*://)[^/\s]*@")
 _SECRET_QUERY = re.compile(r"([?&](?:password|passwd|pwd|token|sslpassword|access_token)=)[^&\s]*", re.IGNORECASE)
 
@@ -64,6 +65,10 @@ class ForeignAnswer(Exception):
     def __init__(self, message: str, error_code: str | None = None) -> None:
         super().__init__(message)
         self.error_code = error_code
+
+
+class FilesRefused(Exception):
+    """A server that accepts no files of runs."""
 
 
 def resolve_uri(option: str | None = None) -> str:
@@ -321,7 +326,62 @@ def _one_request_store(uri: str, timeout: tuple[float, float]) -> Any:
             )
             return _points(endpoint, response)
 
+        def put_file(self, artifact_uri: str, name: str, data: bytes) -> None:
+            """Write a file of a run through the server. Raises FilesRefused, or ForeignAnswer for a temporary error."""
+            path = urllib.parse.quote(f"{_artifact_path(artifact_uri)}/{name}")
+            response = http_request(
+                self.get_host_creds(),
+                f"{_ARTIFACTS}/{path}",
+                "PUT",
+                max_retries=0,
+                raise_on_status=False,
+                timeout=timeout,
+                data=data,
+            )
+            _check_file(response)
+
+        def files_of(self, artifact_uri: str, folder: str) -> list[str]:
+            """Return the names of the files in a folder of a run's files."""
+            response = http_request(
+                self.get_host_creds(),
+                _ARTIFACTS,
+                "GET",
+                max_retries=0,
+                raise_on_status=False,
+                timeout=timeout,
+                params={"path": f"{_artifact_path(artifact_uri)}/{folder}"},
+            )
+            _check_file(response)
+            try:
+                return [str(file["path"]) for file in json.loads(response.text).get("files", ())]
+            except (ValueError, LookupError, TypeError, AttributeError):
+                raise ForeignAnswer(f"{_ARTIFACTS} responded with {response.text[:200]!r}") from None
+
     return OneRequestStore(functools.partial(_credentials(uri), _address(uri)))
+
+
+def _artifact_path(artifact_uri: str) -> str:
+    return urllib.parse.urlsplit(artifact_uri).path.strip("/")
+
+
+def _check_file(response: Any) -> None:
+    """Raise FilesRefused where a server accepts no files, and ForeignAnswer for errors that may be temporary."""
+    if response.status_code == 200:
+        return
+    reason = f"{response.status_code}: {response.text[:200]!r}"
+    raise (FilesRefused if 400 <= response.status_code < 500 or response.status_code == 501 else ForeignAnswer)(reason)
+
+
+def is_refusal(error: Exception) -> bool:
+    """Return whether a run's files cannot be written, however often this is tried."""
+    from requests import exceptions
+
+    if isinstance(error, FilesRefused | ImportError):
+        return True
+    temporary = isinstance(error, ForeignAnswer | exceptions.ConnectionError | exceptions.Timeout) or _disk_is_full(
+        error
+    )
+    return not temporary and (isinstance(error, OSError) or is_permanent(error))
 
 
 def _answer(api: Any, endpoint: str, response: Any) -> Any:
