@@ -54,7 +54,9 @@ def at_rate(rows: benchmark.Rows, rate: float) -> Callable[[Variant], bool]:
     def select(variant: Variant) -> bool:
         options = json.loads(variant[1])
         everywhere = any(rows.of(p, *variant) for p in PROBLEMS if p not in benchmark.SHAPED)
-        return options.get("lr_omega", benchmark.RATES[-1]) == rate and (parametrisation(options) == DEFAULT or everywhere)
+        return options.get("lr_omega", benchmark.RATES[-1]) == rate and (
+            parametrisation(options) == DEFAULT or everywhere
+        )
 
     return select
 

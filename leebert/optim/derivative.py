@@ -104,7 +104,9 @@ def _adamw_of(
     # In place where possible: for large tensors, new memory costs more than the arithmetic.
     root = (s / past2).sqrt_()
     below = root + group["eps"]
-    chained: torch.Tensor = (m * g).div_(root).div_(below).mul_((1 - beta2) / (past2 * past1))  # the contribution of g to s
+    chained: torch.Tensor = (
+        (m * g).div_(root).div_(below).mul_((1 - beta2) / (past2 * past1))
+    )  # the contribution of g to s
     chained.masked_fill_(root == 0, 0)  # g² may be 0 in floating point where g isn't
     chained.neg_().add_((1 - beta1) / past1).div_(below).mul_(v).mul_(-group["lr"])
     # Where g is exactly 0, no loss term depends on the element (such as embeddings of absent words). Divided by almost 0, v
