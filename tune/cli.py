@@ -254,8 +254,9 @@ def spaces(
     if json_:
         console.emit_json([{"name": space.name, "file": str(space.path), "title": space.title} for space in available])
         return
-    print("\n".join(console.aligned([(space.name, space.title) for space in available])))
-    print(f"\nleebert-tune sweep NAME runs one; leebert-tune spaces --copy NAME . copies one (or {CLUSTER}) to edit")
+    console.listing([(space.name, space.title) for space in available])
+    console.sentence(f"\nleebert-tune spaces --copy NAME . copies one (or {CLUSTER}) to edit")
+    console.next_step("leebert-tune sweep NAME")
 
 
 @app.command(cls=Command)

@@ -13,7 +13,9 @@ from typing import Any
 import numpy as np
 
 from leebert.methods import UNIT, mean_cost, most_epochs
+from tune.analysis.labels import searched_name
 from tune.analysis.power import DIFFERENCE, power_for
+from tune.analysis.progress import searched
 from tune.analysis.stats import USEFUL
 from tune.analysis.wording import power_lines
 from tune.machines.footprint import estimate_for_space
@@ -74,7 +76,7 @@ def plan(
         "task": spec.task_name,
         "rows": rows,
         "configurations": spec.planned,
-        "first": [describe(v) for v in listed[:SHOWN]],
+        "first": [searched_name(v, searched(spec)) for v in listed[:SHOWN]],
         "cells": spec.planned * cells if spec.planned else None,
         "folds": spec.folds,
         "seeds": list(spec.seeds),
