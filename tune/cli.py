@@ -707,6 +707,11 @@ def compare(
         deliver(comparison_page(comparisons), html, folders, tracking_uri=tracking_uri, experiment=experiment)
     if not json_:
         print_comparisons(comparisons, power=power is not None)
+        where_stored = ["--storage", storage] if storage else []
+        plain = html is None and option == "algorithm" and not (where or speed_up or criterion or patience)
+        following = ["compare", *names, "--a", sides[0], "--b", sides[1]] if plain else ["best", *names]
+        figures = ["--html", "compare.html"] if plain else []
+        console.next_step(shlex.join(["leebert-tune", *following, *where_stored, *figures]))
         return
     results = [one.as_dict() for one in comparisons]
     together = [one.as_dict() for one in across(comparisons)]
