@@ -167,7 +167,7 @@ def test_long_tables_are_searched_on_a_subset_and_short_ones_in_more_epochs(tmp_
     assert load_space(tmp_path / "long.yaml").data.subset.rows == space["subset"]
     write(tmp_path / "short.csv", reviews())
     space = cli("leebert", "init", "short.csv", "--json").json["space"]
-    assert (space["subset"], space["max_epochs"], space["max_length"], space["lr_omega"]) == (None, 10, 16, "5e-2")
+    assert (space["subset"], space["max_epochs"], space["max_length"], space["lr_omega"]) == (None, 10, 16, "2e-2")
 
 
 def changed(**values):
