@@ -177,7 +177,8 @@ def backbone_identity(spec: str) -> dict[str, Any]:
     """
     if is_network(spec):  # trained from scratch, so its name identifies it
         return {"name": spec, "revision": spec}
-    from leebert.backbone import load_config, locate
+    from leebert.backbone import load_config
+    from leebert.backbone_files import locate
 
     location, revision = locate(spec)
     identity: dict[str, Any] = {"name": spec}

@@ -21,6 +21,7 @@ from tune.analysis.figures import by_epoch
 from tune.analysis.html import HtmlPage
 from tune.analysis.importance import TOGETHER, importances
 from tune.analysis.overview import print_status
+from tune.analysis.progress import BestSoFar, RunningConfiguration
 from tune.analysis.report import sweep_page
 from tune.analysis.stats import corrected_t
 from tune.space import SweepSpec
@@ -276,17 +277,28 @@ def test_a_mean_over_cells_ends_where_the_first_cell_ends():
 # The status of a sweep on the console
 
 
+RUNS = [
+    dataclasses.asdict(one)
+    for one in (
+        RunningConfiguration(3, "CLO-v2 C=4", 2, 6, 0, 1, 2, 10, 0.812, 20.0, 70.0),
+        RunningConfiguration(4, "BLO", 1, 6, 0, 0, 0, 10, None, None, None, queued=True),
+    )
+]
+BEST = dataclasses.asdict(BestSoFar("BLO", 0.831, 6, 6, "+1.00 points, 95 % CI 0.50 to 1.50"))
+
+
 @pytest.mark.parametrize(
     ("unfinished", "lines"),
     [
         (
-            {"planned_configurations": 4, "cells_left": 2, "hours_left": 0.5, "running": ["r"], "queued": ["q"]},
+            {"planned_configurations": 4, "cells_left": 2, "hours_left": 0.5, "runs": RUNS, "best": BEST},
             [
                 "configurations: 2 complete, of 4 planned",
                 "runs: 6 finished, 2 remaining; 12 fold-epochs",
-                "about 30 minutes remaining",
-                "running: r",
-                "queued: q",
+                "about 30 min remaining",
+                "running: [3] CLO-v2 C=4: run 2 of 6 (seed 0, fold 1), epoch 3 of 10, score 81.20, 20 s so far, about 1 min 10 s left",
+                "queued: [4] BLO: waits for a free CPU or GPU",
+                "best so far: BLO: 83.10 (6 runs); over the majority class: +1.00 points, 95 % CI 0.50 to 1.50",
             ],
         ),
         ({"note": "a note"}, ["configurations: 2 complete", "runs: 6 finished; 12 fold-epochs"]),
@@ -296,7 +308,7 @@ def test_a_status_counts_what_is_finished_and_what_remains_where_that_is_clear(c
     status = {
         "sweep": "s", "task": "mrpc", "state": "running", "note": "", "configurations": {"complete": 2, "failed": 0},
         "planned_configurations": None, "cells_left": None, "cells_done": 6, "fold_epochs": 12, "hours_left": None,
-        "running": [], "queued": [],
+        "running": [], "queued": [], "runs": [], "best": None,
     }  # fmt: skip
     print_status({**status, **unfinished})
     first = "s (mrpc): running" + (", a note" if "note" in unfinished else "")

@@ -513,7 +513,7 @@ def test_a_method_named_twice_is_one_row():
         ({"budget": "0m"}, "--budget 0m: not minutes"),
         (
             {"set_": ("training.lr_teta=1e-4",)},
-            "--set: 'training.lr_teta=1e-4': unknown key (did you mean 'lr_theta'?)",
+            "--set: 'training.lr_teta=1e-4': unknown key (did you mean 'training.lr_theta'?)",
         ),
         ({"set_": ("training.lr_theta=0",)}, "should be a finite number above 0"),
         ({"set_": ("seeds=3",)}, "`seeds` follows from the table"),

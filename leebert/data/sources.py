@@ -89,6 +89,22 @@ def read_split(task: Task, split: str, source: str | Path | None = None, *, labe
     return _examples(task, split, str(path), _file_rows(task, split, path, names, task.skip_broken), labelled)
 
 
+def check_files(task: Task, split: str, source: str | Path | None) -> None:
+    """Check that the file of a split exists, without reading it; a split on the hub is not checked.
+
+    Args:
+        task: The task.
+        split: A split of the task.
+        source: As in :func:`read_split`.
+
+    Raises:
+        DataError: The split or its file is missing.
+    """
+    _check_split(task, split, source)
+    if not _from_hub(task, source):
+        _find(task, split, source)
+
+
 def read_test(
     task: Task, split: str, source: str | Path | None = None, *, index: str = "index"
 ) -> tuple[list[Row], str]:
