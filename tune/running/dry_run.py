@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from leebert.console import sentence
 from leebert.methods import UNIT, mean_cost, most_epochs
 from tune.analysis.labels import searched_name
 from tune.analysis.progress import searched
@@ -156,28 +157,28 @@ def _concurrent(spec: SweepSpec) -> int:
 def print_plan(path: str, plan: dict[str, Any]) -> None:
     """Print a plan of :func:`plan` on stdout; `path` is the space's file."""
     count = plan["configurations"]
-    print(
+    sentence(
         f"{path}: {plan['task']}, {plan['rows']} training samples, {plan['folds']} fold(s), {len(plan['seeds'])} seed(s)"
     )
-    print(f"configurations  {count or 'as many as the budget allows'}")
+    sentence(f"configurations  {count or 'as many as the budget allows'}")
     for line in plan["first"]:
-        print(f"                {line}")
+        sentence(f"                {line}")
     if count and count > len(plan["first"]):
-        print(f"                and {count - len(plan['first'])} more")
-    print(f"runs            {plan['cells'] or '?'} (one seed on one fold each)")
-    print(
+        sentence(f"                and {count - len(plan['first'])} more")
+    sentence(f"runs            {plan['cells'] or '?'} (one seed on one fold each)")
+    sentence(
         f"θ updates       {plan['theta_updates'] if plan['theta_updates'] is not None else '?'} (at most; runs may stop early)"
     )
     rates = ", ".join(f"{v:.3f} s at batch {k}" for k, v in plan["seconds_per_update"].items())
-    print(f"one update      {rates} (timed here, on {plan['timed_on']})")
+    sentence(f"one update      {rates} (timed here, on {plan['timed_on']})")
     if plan["estimated_hours"] is not None:
-        print(
+        sentence(
             f"time            about {plan['estimated_hours']:.2f} h, {plan['concurrent_trials']} trial(s) at a time here (an estimate)"
         )
-    print(
+    sentence(
         f"memory          about {plan['memory_bytes'] / 1e9:.1f} GB (an estimate) for the largest configuration:\n"
         f"                {plan['largest']}"
     )
-    print(f"disk            about {plan['disk_bytes'] / 1e9:.2f} GB at most")
+    sentence(f"disk            about {plan['disk_bytes'] / 1e9:.2f} GB at most")
     for one in plan["still_weights"]:
-        print(f"warning: {one['warning']}")
+        sentence(f"warning: {one['warning']}")
