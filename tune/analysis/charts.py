@@ -193,18 +193,18 @@ def front(
         line["hovertemplate"] = f"{wrapped(words, 60)}: %{{y:.2f}} at layer %{{x:.2f}}<extra></extra>"
         data.append(line)
         named.add(method)
-    x, y, words = zip(*best, strict=True)
+    x, y, owners = zip(*best, strict=True)
     data.append({
         "name": "Pareto front", "x": list(x), "y": list(y), "mode": "lines+markers", "marker": {"size": 5},
-        "line": {"shape": "hv", "color": "$text", "width": 2}, "text": [wrapped(w, 60) for w in words],
+        "line": {"shape": "hv", "color": "$text", "width": 2}, "text": [wrapped(owner, 60) for owner in owners],
         "hovertemplate": "%{text}: %{y:.2f} at layer %{x:.2f}<extra></extra>",
     })  # fmt: skip
     return chart(data, "mean exit layer", "validation score (%)", hover="closest", height=460)
 
 
-def _line(name: str, x: Sequence[float], y: Sequence[float], colour: str, number: int) -> dict[str, Any]:
+def _line(name: str, x: Sequence[float | None], y: Sequence[float | None], colour: str, number: int) -> dict[str, Any]:
     return {
-        "name": wrapped(name), "x": list(x), "y": [round(float(v), 4) for v in y], "mode": "lines+markers",
+        "name": wrapped(name), "x": list(x), "y": [None if v is None else round(float(v), 4) for v in y], "mode": "lines+markers",
         "line": {"color": colour, "width": 2}, "marker": {"symbol": _SYMBOLS[MARKERS[number % len(MARKERS)]], "size": 6},
         "hovertemplate": "%{y:.2f}",
     }  # fmt: skip

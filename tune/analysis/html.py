@@ -96,13 +96,15 @@ class HtmlPage:
         charts = {str(i): {"data": chart.data, "layout": chart.layout} for i, chart in enumerate(self.charts)}
         # "<" could end the script element; in JSON strings its escape means the same.
         plain = json.dumps(charts, allow_nan=False).replace("<", "\\u003c") if charts else ""
-        return _template().render(
-            title=self.title,
-            blocks=self.blocks,
-            charts=plain,
-            library=library() if charts else "",
-            style=_file("page.css"),
-            script=_file("page.js"),
+        return str(
+            _template().render(
+                title=self.title,
+                blocks=self.blocks,
+                charts=plain,
+                library=library() if charts else "",
+                style=_file("page.css"),
+                script=_file("page.js"),
+            )
         )
 
     def write(self, path: Path) -> Path:

@@ -70,7 +70,7 @@ def forest(verdict: Verdict) -> Chart:
     ends = [100 * value for e in shown for value in (e.estimate, e.low, e.high) if value is not None]
     reach = 1.12 * max(abs(end) for end in (*ends, 0.1))
     where = {"xref": "paper", "yref": "paper", "y": 1.0, "yanchor": "bottom", "showarrow": False, "font": {"size": 13}}
-    titles = [
+    titles: list[dict[str, Any]] = [
         {**where, "x": 0, "xanchor": "left", "text": f"◂ {wrapped(verdict.b.name, 22)} better"},
         {**where, "x": 1, "xanchor": "right", "text": f"{wrapped(verdict.a.name, 22)} better ▸"},
     ]
@@ -142,8 +142,8 @@ def difference_curve(verdict: Verdict) -> Chart:
 def _against_speed_up(curves: dict[str, ScoreCurve], tints: Sequence[str], y: str, *, zero: bool = False) -> Chart:
     data: list[dict[str, Any]] = []
     for i, ((name, curve), tint) in enumerate(zip(curves.items(), tints, strict=True)):
-        values = [[100 * v for v in line] for line in (curve.scores, curve.low, curve.high)]
-        data += banded(name, curve.speed_ups, *values, tint, i)
+        mean, low, high = ([100 * v for v in line] for line in (curve.scores, curve.low, curve.high))
+        data += banded(name, curve.speed_ups, mean, low, high, tint, i)
     most = max(max(curve.speed_ups) for curve in curves.values())
     ticks = [tick for tick in TICKS if tick <= 1.02 * most]
     axis = {

@@ -350,15 +350,15 @@ def version_description(card: str, run_id: str, experiment_id: str, picked: str)
 
 
 def _figures_of_version(outcome: Mapping[str, Any]) -> dict[str, str]:
-    """Return the registered model's scores, the majority class and the layer speed-ups, as tags in per cent."""
+    """Return the registered model's scores beside the majority class, and its layer speed-ups, as tags."""
     tags = {}
     for split, evaluation in outcome["evaluations"][str(outcome["registered_seed"])].items():
-        tags[f"score on {split} (%)"] = f"{100 * evaluation['mean_over_exits']:.2f}"
+        tags[f"{split}: score"] = f"{100 * evaluation['mean_over_exits']:.2f} %"
         if evaluation.get("majority"):
-            tags[f"majority class on {split} (%)"] = f"{100 * evaluation['majority']['score']:.2f}"
+            tags[f"{split}: majority class"] = f"{100 * evaluation['majority']['score']:.2f} %"
         for point in evaluation["chosen"]:
             if point["criterion"] == outcome["criterion"]:
-                tags[f"layer speed-up on {split}"] = f"{point['speed_up']:.2f}"
+                tags[f"{split}: layer speed-up"] = f"{point['speed_up']:.2f}"
     return tags
 
 

@@ -15,7 +15,10 @@ import numpy as np
 from leebert.console import sentence
 from leebert.methods import UNIT, mean_cost, most_epochs
 from tune.analysis.labels import searched_name
+from tune.analysis.power import DIFFERENCE, power_for
 from tune.analysis.progress import searched
+from tune.analysis.stats import USEFUL
+from tune.analysis.wording import power_lines
 from tune.machines.footprint import estimate_for_space
 from tune.running.omega_reach import still_rates
 from tune.space import SweepSpec
@@ -29,12 +32,16 @@ TIMED, WARM = 4, 2
 SHOWN = 12
 
 
-def plan(spec: SweepSpec, device: str = "auto") -> dict[str, Any]:
+def plan(
+    spec: SweepSpec, device: str = "auto", difference: float = DIFFERENCE, std: float | None = None
+) -> dict[str, Any]:
     """Estimate a sweep: configurations, cells, θ updates, hours, memory and disk.
 
     Args:
         spec: The search space.
         device: Where steps are timed; auto takes this machine's GPU if trials request one and it has one, else the CPU.
+        difference: The difference between two methods that the sweep should detect, a fraction.
+        std: The standard deviation of single runs' differences, a fraction; None: unknown.
 
     Returns:
         The plan, JSON-ready; `timed_on` is the device, `memory_bytes` and `disk_bytes` are bytes.
@@ -74,6 +81,7 @@ def plan(spec: SweepSpec, device: str = "auto") -> dict[str, Any]:
         "cells": spec.planned * cells if spec.planned else None,
         "folds": spec.folds,
         "seeds": list(spec.seeds),
+        "power": power_in_words(spec, difference, std),
         "theta_updates": spec.theta_updates(rows) if spec.planned else None,
         "still_weights": [{**dataclasses.asdict(r), "warning": r.in_words()} for r in still_rates(spec, rows, classes)],
         "timed_on": device,
@@ -84,6 +92,32 @@ def plan(spec: SweepSpec, device: str = "auto") -> dict[str, Any]:
         "largest": describe(largest),
         "disk_bytes": int(2 * checkpoint * concurrent + (spec.planned or 0) * len(spec.seeds) * rows * 64),
     }
+
+
+def power_in_words(spec: SweepSpec, difference: float = DIFFERENCE, std: float | None = None) -> list[str]:
+    """Return what a sweep's folds and seeds can detect when two methods are compared.
+
+    Args:
+        spec: The search space.
+        difference: The difference that the sweep should detect, a fraction.
+        std: The standard deviation of single runs' differences, a fraction; None: unknown, and differences are stated in
+            units of it.
+
+    Returns:
+        One line each.
+    """
+    runs, ratio = len(spec.cells()), None if spec.folds > 1 else 1 / 9
+    power = power_for(std or 1.0, spec.folds, difference, runs=runs, test_train_ratio=ratio)
+    if std is not None:
+        return power_lines(power)
+    if power.detectable is None:
+        few = "2 folds" if spec.folds == 2 else f"{runs} run{'s' if runs > 1 else ''} of each configuration"
+        return [f"{few} will be too few for an interval (at least {USEFUL} runs, on 3 folds or one split)"]
+    return [
+        f"{runs} runs of each configuration detect differences of {power.detectable:.1f} standard deviations of single runs' "
+        f"differences (80 % power), and with more seeds at best {power.floor:.1f}; state the standard deviation by --std "
+        "POINTS or --std-from SWEEP"
+    ]
 
 
 def _configurations(spec: SweepSpec) -> Any:
@@ -157,28 +191,37 @@ def _concurrent(spec: SweepSpec) -> int:
 def print_plan(path: str, plan: dict[str, Any]) -> None:
     """Print a plan of :func:`plan` on stdout; `path` is the space's file."""
     count = plan["configurations"]
-    sentence(
+    _line(
         f"{path}: {plan['task']}, {plan['rows']} training samples, {plan['folds']} fold(s), {len(plan['seeds'])} seed(s)"
     )
-    sentence(f"configurations  {count or 'as many as the budget allows'}")
+    _line(f"configurations  {count or 'as many as the budget allows'}")
     for line in plan["first"]:
-        sentence(f"                {line}")
+        _line(f"                {line}")
     if count and count > len(plan["first"]):
-        sentence(f"                and {count - len(plan['first'])} more")
-    sentence(f"runs            {plan['cells'] or '?'} (one seed on one fold each)")
-    sentence(
+        _line(f"                and {count - len(plan['first'])} more")
+    _line(f"runs            {plan['cells'] or '?'} (one seed on one fold each)")
+    _line(
         f"θ updates       {plan['theta_updates'] if plan['theta_updates'] is not None else '?'} (at most; runs may stop early)"
     )
     rates = ", ".join(f"{v:.3f} s at batch {k}" for k, v in plan["seconds_per_update"].items())
-    sentence(f"one update      {rates} (timed here, on {plan['timed_on']})")
+    _line(f"one update      {rates} (timed here, on {plan['timed_on']})")
     if plan["estimated_hours"] is not None:
-        sentence(
+        _line(
             f"time            about {plan['estimated_hours']:.2f} h, {plan['concurrent_trials']} trial(s) at a time here (an estimate)"
         )
-    sentence(
+    _line(
         f"memory          about {plan['memory_bytes'] / 1e9:.1f} GB (an estimate) for the largest configuration:\n"
         f"                {plan['largest']}"
     )
-    sentence(f"disk            about {plan['disk_bytes'] / 1e9:.2f} GB at most")
+    _line(f"disk            about {plan['disk_bytes'] / 1e9:.2f} GB at most")
+    first, *further = plan["power"]
+    _line(f"power           {first}")
+    for line in further:
+        _line(f"                {line}")
     for one in plan["still_weights"]:
         sentence(f"warning: {one['warning']}")
+
+
+def _line(text: str) -> None:
+    """Print a line of a plan; on a terminal, what follows the first line stands below the values."""
+    sentence(text, 0 if text.startswith(" ") else 16)

@@ -281,8 +281,8 @@ def _gap(expected: ExpectedRun, present: Any, values: dict[str, list[Point]], pa
         if old != value and (old is None or name not in _USERS or old in expected.rewritten.get(name, ())):
             gap.tags[name] = value
     inputs = present.inputs.dataset_inputs if present.inputs else []
-    known = {(one.dataset.name, one.dataset.digest) for one in inputs}
-    gap.datasets = any((one.dataset.name, one.dataset.digest) not in known for one in expected.datasets)
+    logged = {(one.dataset.name, one.dataset.digest) for one in inputs}
+    gap.datasets = any((one.dataset.name, one.dataset.digest) not in logged for one in expected.datasets)
     gap.ended = present.info.status == expected.status and (
         expected.key[0] == "sweep" or expected.end_ms is None or present.info.end_time == expected.end_ms
     )

@@ -37,8 +37,8 @@ def events(record: LedgerRecord, state: SweepState, curve_of: CurveOf = stored) 
     time_ms = int(record["time"] * 1000)
     kind = record["kind"]
     if kind in ("sweep", "resume"):
-        known = {key: record[key] for key in ("source", "dataset") if key in record}
-        yield SweepStarted(params=record.get("params", {}), note=record.get("note", ""), **known, time_ms=time_ms)
+        origin = {key: record[key] for key in ("source", "dataset") if key in record}
+        yield SweepStarted(params=record.get("params", {}), note=record.get("note", ""), **origin, time_ms=time_ms)
     elif kind == "suggest":
         yield ConfigStarted(record["config"], record["index"], record["values"], time_ms=time_ms)
     elif kind == "epoch":

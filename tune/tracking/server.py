@@ -329,33 +329,12 @@ def _one_request_store(uri: str, timeout: tuple[float, float]) -> Any:
         def put_file(self, artifact_uri: str, name: str, data: bytes) -> None:
             """Write a file of a run through the server. Raises FilesRefused, or ForeignAnswer for a temporary error."""
             path = urllib.parse.quote(f"{_artifact_path(artifact_uri)}/{name}")
-            response = http_request(
-                self.get_host_creds(),
-                f"{_ARTIFACTS}/{path}",
-                "PUT",
-                max_retries=0,
-                raise_on_status=False,
-                timeout=timeout,
-                data=data,
-            )
-            _check_file(response)
+            _file_request(self.get_host_creds(), f"{_ARTIFACTS}/{path}", "PUT", timeout=timeout, data=data)
 
         def files_of(self, artifact_uri: str, folder: str) -> list[str]:
-            """Return the names of the files in a folder of a run's files."""
-            response = http_request(
-                self.get_host_creds(),
-                _ARTIFACTS,
-                "GET",
-                max_retries=0,
-                raise_on_status=False,
-                timeout=timeout,
-                params={"path": f"{_artifact_path(artifact_uri)}/{folder}"},
-            )
-            _check_file(response)
-            try:
-                return [str(file["path"]) for file in json.loads(response.text).get("files", ())]
-            except (ValueError, LookupError, TypeError, AttributeError):
-                raise ForeignAnswer(f"{_ARTIFACTS} responded with {response.text[:200]!r}") from None
+            """Return the names of the files in a folder of a run's files; raises as `put_file`."""
+            params = {"path": f"{_artifact_path(artifact_uri)}/{folder}"}
+            return _names(_file_request(self.get_host_creds(), _ARTIFACTS, "GET", timeout=timeout, params=params))
 
     return OneRequestStore(functools.partial(_credentials(uri), _address(uri)))
 
@@ -364,12 +343,22 @@ def _artifact_path(artifact_uri: str) -> str:
     return urllib.parse.urlsplit(artifact_uri).path.strip("/")
 
 
-def _check_file(response: Any) -> None:
-    """Raise FilesRefused where a server accepts no files, and ForeignAnswer for errors that may be temporary."""
+def _file_request(credentials: Any, endpoint: str, method: str, **more: Any) -> Any:
+    """Send one request for files. Raises FilesRefused for a server that has none, ForeignAnswer for temporary errors."""
+    from mlflow.utils.rest_utils import http_request
+
+    response = http_request(credentials, endpoint, method, max_retries=0, raise_on_status=False, **more)
     if response.status_code == 200:
-        return
+        return response
     reason = f"{response.status_code}: {response.text[:200]!r}"
     raise (FilesRefused if 400 <= response.status_code < 500 or response.status_code == 501 else ForeignAnswer)(reason)
+
+
+def _names(response: Any) -> list[str]:
+    try:
+        return [str(file["path"]) for file in json.loads(response.text).get("files", ())]
+    except (ValueError, LookupError, TypeError, AttributeError):
+        raise ForeignAnswer(f"{_ARTIFACTS} responded with {response.text[:200]!r}") from None
 
 
 def is_refusal(error: Exception) -> bool:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -54,7 +53,13 @@ class Summaries:
 def pool_of(folder: SweepFolder, spec: SweepSpec, state: SweepState) -> SweepPool:
     """Return a sweep as a comparison reads it, from the state at hand.
 
-    Its results depend on the completed configurations only, not on whether the sweep still runs.
+    Args:
+        folder: The sweep's folder.
+        spec: Its space.
+        state: Its state.
+
+    Returns:
+        The sweep, whose results depend on the completed configurations only, not on whether it still runs.
     """
     # Incomplete configurations keep no runs here, but are still counted.
     configs = {id: c if c.state == "complete" else dataclasses.replace(c, cells=()) for id, c in state.configs.items()}
@@ -133,7 +138,7 @@ def _of_method(pool: SweepPool, algorithm: str, side: History) -> tuple[Summary,
         note=f"{_counted(len(side), 'configuration')}, {_counted(len(scores), 'run')} each",
         time_ms=_newest(pool.state, {"algorithm": algorithm}),
     )
-    return summary, _row(name, overall, colour(algorithm, 0))
+    return summary, _row(name, overall, colour(algorithm, 0), shown=overall.defined)
 
 
 def _of_pair(
@@ -160,7 +165,7 @@ def _of_pair(
             note="\n\n".join([line_verdict(line, ratio), based_on(line), *warnings]),
             time_ms=_newest(state, {"algorithm": a, **line.a_only}, {"algorithm": b, **line.b_only}),
         )
-        yield summary, _row(label, line.difference, tint)
+        yield summary, _row(label, line.difference, tint, shown=line.difference.useful)
 
 
 def _of_verdict(verdict: Verdict) -> list[Picture]:
@@ -179,16 +184,15 @@ def _overview(methods: Sequence[pictures.Row], pairs: Sequence[pictures.Row]) ->
         parts.append((VERDICT_PICTURES[3], "Paired differences", pairs, "difference, mean over exits (points)", True))
     shown = []
     for key, title, rows, x, zero in parts:
-        known = any(row.low is not None for row in rows)
-        words = f"{title}: mean{' and 95 % CI over runs' if known else ' over runs, too few for an interval'}"
+        with_ends = any(row.low is not None for row in rows)
+        words = f"{title}: mean{' and 95 % CI over runs' if with_ends else ' over runs, too few for an interval'}"
         contents = json.dumps([dataclasses.astuple(row) for row in rows])
         shown.append(Picture(key, contents, partial(pictures.rows_picture, words, rows, x, zero=zero)))
     return shown
 
 
-def _row(name: str, interval: Interval, tint: str) -> pictures.Row:
-    useful = interval.useful
-    low, high = (round(100 * end, 3) if useful else None for end in (interval.low, interval.high))
+def _row(name: str, interval: Interval, tint: str, *, shown: bool) -> pictures.Row:
+    low, high = (round(100 * end, 3) if shown else None for end in (interval.low, interval.high))
     return pictures.Row(name, round(100 * interval.mean, 3), low, high, tint)
 
 
@@ -212,15 +216,22 @@ def _by_exit(name: str, intervals: Sequence[Interval], factor: float = 1.0) -> d
         return {}
     return {
         name: [factor * i.mean for i in intervals],
-        f"{name}_low": [None if math.isnan(i.low) else factor * i.low for i in intervals],
-        f"{name}_high": [None if math.isnan(i.high) else factor * i.high for i in intervals],
+        f"{name}_low": [factor * i.low if _is_shown(name, i) else None for i in intervals],
+        f"{name}_high": [factor * i.high if _is_shown(name, i) else None for i in intervals],
     }
 
 
 def _percent(name: str, interval: Interval) -> dict[str, float]:
     """Return an interval of fractions in per cent, without unknown ends."""
-    numbers = {name: interval.mean, f"{name}_low": interval.low, f"{name}_high": interval.high}
-    return {key: round(100 * value, 3) for key, value in numbers.items() if not math.isnan(value)}
+    numbers = {name: interval.mean}
+    if _is_shown(name, interval):
+        numbers |= {f"{name}_low": interval.low, f"{name}_high": interval.high}
+    return {key: round(100 * value, 3) for key, value in numbers.items()}
+
+
+def _is_shown(name: str, interval: Interval) -> bool:
+    """Return whether an interval is shown: that of a difference over two or three runs would be too wide to be of use."""
+    return interval.useful if name.startswith("paired/") else interval.defined
 
 
 def _side(algorithm: str, only: Mapping[str, Any]) -> str:
