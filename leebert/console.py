@@ -164,7 +164,9 @@ def table(
     left_aligned = range(left) if isinstance(left, int) else left
     unwrapped = range(whole) if isinstance(whole, int) else whole
     for number, name in enumerate(columns):
-        result.add_column(name, justify="left" if number in left_aligned else "right", no_wrap=number in unwrapped)
+        justify: Any = "left" if number in left_aligned else "right"
+        # A word that is longer than its column, such as a path, goes on in the next line instead of ending in `…`.
+        result.add_column(name, justify=justify, no_wrap=number in unwrapped, overflow="fold")
     for row in rows:
         if row is None:
             result.add_section()
@@ -174,15 +176,27 @@ def table(
     return Group(Text(title, style="italic"), result) if title else result
 
 
-def sentence(text: str) -> None:
-    """Print a sentence on stdout: on a terminal its lines end between words, elsewhere it stays one line."""
+def listing(rows: Sequence[tuple[str, str]]) -> None:
+    """Print names with their descriptions, which on a terminal are wrapped beside the names."""
+    width = max((len(name) for name, _ in rows), default=0) + 2
+    for name, text in rows:
+        sentence(f"{name:<{width}}{text}", width)
+
+
+def sentence(text: str, hanging: int = 0) -> None:
+    """Print a sentence on stdout: on a terminal its lines end between words, elsewhere it stays one line.
+
+    Args:
+        text: The text; each of its lines is wrapped for itself.
+        hanging: Columns by which the lines after the first one are indented, besides the indent of the text.
+    """
     if not sys.stdout.isatty():
         print(text)
         return
     from rich.console import Console
 
     for line in text.splitlines() or [""]:
-        indent = " " * (len(line) - len(line.lstrip()))
+        indent = " " * (len(line) - len(line.lstrip()) + hanging)
         print(*textwrap.wrap(line, Console().width, subsequent_indent=indent, **_BETWEEN_WORDS) or [""], sep="\n")
 
 
