@@ -249,7 +249,8 @@ class _Training:
     def __post_init__(self) -> None:
         config, samples = self.config, len(self.rows)
         if config.label_noise:
-            self.rows = NoisyLabels(self.rows, config.label_noise, derive_seed(*self.seed, "label noise"))
+            seed = derive_seed(*self.seed, "label noise")
+            self.rows = NoisyLabels(self.rows, config.label_noise, seed, config.label_noise_exits)
         if share := config.own.get("fixed_d2"):
             size_of_fixed_d2(samples, config.batch_size, share)
         self.lengths = np.asarray(self.rows.lengths)
