@@ -385,19 +385,26 @@ def replay_point(
 def mean_curve(curves: Sequence[Tradeoff]) -> tuple[np.ndarray, np.ndarray]:
     """Average the curves of several runs.
 
-    The grid has :data:`STEPS_PER_LAYER` steps per layer and starts at the slowest of the runs' fastest points. A single run
-    keeps its own points.
+    The grid is :func:`common_layers`; a single run keeps its own points.
 
     Returns:
         Layers, rising, and the mean score at each.
     """
     if len(curves) == 1:
         return curves[0].drawn()
+    grid = common_layers(curves)
+    return grid, np.mean([np.interp(grid, *curve.drawn()) for curve in curves], axis=0)
+
+
+def common_layers(curves: Sequence[Tradeoff]) -> np.ndarray:
+    """Return a grid of mean exit layers, rising, that every curve covers.
+
+    It has :data:`STEPS_PER_LAYER` steps per layer and starts at the slowest of the curves' fastest points.
+    """
     low = max(float(curve.layers[0]) for curve in curves)
     high = max(float(curve.layers[-1]) for curve in curves)
     between = np.arange(math.ceil(low * STEPS_PER_LAYER), math.ceil(high * STEPS_PER_LAYER)) / STEPS_PER_LAYER
-    grid = np.unique([low, *between, high])
-    return grid, np.mean([np.interp(grid, *curve.drawn()) for curve in curves], axis=0)
+    return np.unique([low, *between, high])
 
 
 def layers_within(curves: Sequence[Tradeoff], loss: float = ALLOWED_LOSS) -> float:

@@ -407,4 +407,4 @@ def test_compare_reports_layers_only_of_what_has_learned(sweep):
     (found,) = compare_sweeps([sweep("mrpc", held_out=None, ends=recorded)], "clo-v2", "blo")
     told = found.as_dict()
     assert list(told["layers"]) == ["clo-v2"]
-    assert told["no_layers"] == "no completed configuration of blo is significantly above the majority class"
+    assert told["no_layers"] == "no completed configuration of BLO is significantly above the majority class"

@@ -32,14 +32,14 @@ def answer(folder):
 @pytest.mark.parametrize(
     ("gains", "expected"),
     [
-        ({"hyper-v2": 5}, r"are better than uniform ones on this data, by method: tuned hyper-v2 is better than tuned uniform-d1: \+"),
+        ({"hyper-v2": 5}, r"are better than uniform ones on this data, by method: tuned Hypergradient-v2 is better than tuned Uniform-D1 in validation score: \+"),
         (
             {"clo-v2": -6, "hyper-v2": -4},
-            r"are worse .*: tuned uniform-d1 is better than tuned clo-v2: .*; tuned uniform-d1 is better than tuned hyper-v2: ",
+            r"are worse .*: tuned Uniform-D1 is better than tuned CLO-v2 in .*; tuned Uniform-D1 is better than tuned Hypergradient-v2 in ",
         ),
-        ({"clo-v2": -6}, r"are worse .*: tuned uniform-d1 is better than tuned clo-v2: \+[^;]*$"),
-        ({"clo-v2": -6, "hyper-v2": 5}, r"are better or worse .*: tuned hyper-v2 is better .*; tuned uniform-d1 is better"),
-        ({}, r"don't differ significantly on this data; the largest difference: no significant difference between tuned "),
+        ({"clo-v2": -6}, r"are worse .*: tuned Uniform-D1 is better than tuned CLO-v2 in validation score: \+[^;]*$"),
+        ({"clo-v2": -6, "hyper-v2": 5}, r"are better or worse .*: tuned Hypergradient-v2 is better .*; tuned Uniform-D1 is better"),
+        ({}, r"don't differ significantly on this data; the largest difference: tuned .*: no significant difference in "),
     ],
     ids=["better", "worse", "one worse", "both", "no difference"],
 )  # fmt: skip
@@ -75,5 +75,5 @@ def test_the_control_may_train_on_d1_and_the_record_holds_numbers_and_words(tmp_
     assert method["control"] == "uniform-d1"
     assert 0.02 < method["low"] < 0.05 < method["high"] < 0.08
     assert section["conclusion"].startswith(
-        "learned loss weights are better than uniform ones on this data, by method: tuned clo-v2 is better"
+        "learned loss weights are better than uniform ones on this data, by method: tuned CLO-v2 is better"
     )

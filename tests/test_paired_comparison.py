@@ -12,10 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from leebert.errors import ConfigError
-from tune.analysis.compare import compare
-from tune.analysis.compare_text import line_verdict, render, rows, sentences
-from tune.analysis.stats import Interval, corrected_t, samples_needed, sign_flip
-from tune.analysis.wording import verdict
+from tune.analysis.compare import compare, line_verdict
+from tune.analysis.compare_text import render, rows, sentences
+from tune.analysis.power import power_of, runs_needed, spread
+from tune.analysis.stats import Interval, corrected_t, sign_flip
+from tune.analysis.wording import points, verdict
 from tune.store.history import Cell, Configuration, EpochScore
 
 RATES = (1e-5, 1e-4)
@@ -80,8 +81,8 @@ def test_by_hand():
     assert (len(line.paired), len(line.cells), line.planned, line.dropped, line.unpaired) == (1, 3, 3, {}, (0, 0))
     assert line.p_folds is None, "one seed"
     sentence = line_verdict(line, comparison.test_train_ratio)
-    assert sentence.startswith("no significant difference between slo and blo: +3.00 points, 95 % CI ")
-    assert sentence.endswith(", 3 runs; 3 runs are too few for a narrow interval")
+    expected = "SLO and BLO: +3.00 points in validation score, 3 runs each: too few for an interval (at least 4)"
+    assert sentence == expected
     assert comparison.warnings == ()
 
 
@@ -92,8 +93,8 @@ def test_each_value_of_a_one_sided_option_is_its_own_comparison_with_the_same_pa
         lambda v, k: 0.2 + noise[v["lr_theta"], k] * v.get("cycle_length", 1) + 0.1 * v.get("cycle_length", 0)
     )
     lines = compare(history, "clo-v2", "blo", folds=3).lines
-    assert [line.a for line in lines] == ["clo-v2 (cycle_length=2)", "clo-v2 (cycle_length=4)"]
-    assert [line.b for line in lines] == ["blo", "blo"]
+    assert [line.a for line in lines] == ["CLO-v2 (C=2)", "CLO-v2 (C=4)"]
+    assert [line.b for line in lines] == ["BLO", "BLO"]
     assert [len(line.paired) for line in lines] == [2, 2]
     assert [line.difference.cells for line in lines] == [FOLDS, FOLDS]
     extra = sum(noise.values()) / 6
@@ -208,7 +209,7 @@ def test_while_no_pair_is_complete_the_most_runs_that_are_paired_count():
     (line,) = comparison.lines
     assert line.cells == ((0, 0), (0, 1)), "2 cells of 2 pairs are more than 1 cell of 3"
     assert (line.paired, line.dropped) == ((("slo-1", "blo-1"), ("slo-2", "blo-2")), {"unfinished": 1})
-    assert any("slo against blo covers 2 of 3 runs" in warning for warning in comparison.warnings)
+    assert any("SLO against BLO covers 2 of 3 runs" in warning for warning in comparison.warnings)
     (line,) = compare(history, "slo", "blo", folds=3, cells=[(s, k) for s in range(2) for k in range(3)]).lines
     assert (len(line.cells), line.planned) == (2, 6)
 
@@ -256,7 +257,7 @@ def test_an_unfinished_combination_is_omitted_with_a_warning():
     history.append(Configuration("new", {"algorithm": "clo-v2", "lr_theta": 1e-5, "cycle_length": 2}))
     comparison = compare(tuple(history), "clo-v2", "blo", folds=3)
     assert [line.a_only for line in comparison.lines] == [{"cycle_length": 4}]
-    assert any("not compared" in w and "cycle_length=2" in w for w in comparison.warnings)
+    assert any("not compared" in w and "C=2" in w for w in comparison.warnings)
 
 
 def test_a_sweep_that_was_stopped_between_two_configurations_is_unfinished_too():
@@ -319,7 +320,7 @@ def test_tuned_takes_only_complete_configurations():
 def test_tuned_reports_how_many_each_side_chose_from():
     comparison = compare(history_of(lambda v, k: 0.5 + 0.01 * k), "clo-v2", "blo", folds=3)
     assert comparison.tuned.candidates == (4, 2)
-    assert "  selected on the other folds from 4 configurations of clo-v2 and 2 of blo" in sentences(comparison)
+    assert "  tuned: selected on the other folds from 4 configurations of CLO-v2 and 2 of BLO" in sentences(comparison)
 
 
 def test_tuned_needs_two_folds_whatever_the_seeds():
@@ -338,7 +339,7 @@ def test_one_cell_has_no_spread():
     assert comparison.tuned is None
     assert any("no comparison 'tuned'" in w for w in comparison.warnings)
     assert not comparison.lines[0].difference.defined
-    assert "one run has no spread" in line_verdict(comparison.lines[0], 0.5)
+    assert "1 run each: too few for an interval" in line_verdict(comparison.lines[0], 0.5)
 
 
 # Seeds within folds
@@ -363,11 +364,11 @@ def test_seeds_averaged_within_folds_give_a_second_p_that_must_agree():
     means = [shift + 0.0001 * (k + 1) for k, shift in enumerate((0.02, 0.05, 0.03))]
     assert apart.p_folds == pytest.approx(corrected_t(means, 1 / 2).p)
     assert apart.difference.p < 0.05 < apart.p_folds
-    assert line_verdict(apart, 0.5).startswith("no significant difference between slo and blo: +3.")
+    assert line_verdict(apart, 0.5).startswith("SLO and BLO: no significant difference in validation score: +3.")
     assert line_verdict(apart, 0.5).endswith("they disagree")
     alike = line(0.03, 0.0305, 0.0295)
     assert max(alike.difference.p, alike.p_folds) < 0.05
-    assert line_verdict(alike, 0.5).startswith("slo is better than blo: +3.")
+    assert line_verdict(alike, 0.5).startswith("SLO is better than BLO in validation score: +3.")
 
 
 # Settings and errors
@@ -437,21 +438,29 @@ def test_the_same_values_twice_are_refused():
 # Words and output
 
 
-OPEN, BETTER = "no significant difference between A and B", "A is better than B"
+OPEN, BETTER = "A and B: no significant difference in validation score", "A is better than B in validation score"
 NAN = math.nan
 
 
 @pytest.mark.parametrize(
     ("interval", "sentence"),
     [
-        (Interval(0.003, -0.005, 0.011, 0.4, 12), f"{OPEN}: +0.30 points, 95 % CI -0.50 to 1.10, 12 runs"),
-        (Interval(-0.003, -0.011, 0.005, 0.4, 12), f"{OPEN}: -0.30 points, 95 % CI -1.10 to 0.50, 12 runs"),
-        (Interval(0.02, 0.01, 0.03, 0.001, 5), f"{BETTER}: +2.00 points, 95 % CI 1.00 to 3.00, 5 runs"),
-        (Interval(0.02, 0.001, 0.039, 0.07, 5, 0.9), f"{BETTER}: +2.00 points, 90 % CI 0.10 to 3.90, 5 runs"),
-        (Interval(-1e-9, NAN, NAN, NAN, 1), f"{OPEN}: +0.00 points, no interval (one run has no spread), 1 run"),
+        (Interval(0.003, -0.005, 0.011, 0.4, 12), f"{OPEN}: +0.30 points, 95 % CI −0.50 to 1.10, 12 runs each"),
+        (Interval(-0.003, -0.011, 0.005, 0.4, 12), f"{OPEN}: −0.30 points, 95 % CI −1.10 to 0.50, 12 runs each"),
+        (Interval(0.02, 0.01, 0.03, 0.001, 5), f"{BETTER}: +2.00 points, 95 % CI 1.00 to 3.00, 5 runs each"),
+        (Interval(0.02, 0.001, 0.039, 0.07, 5, 0.9), f"{BETTER}: +2.00 points, 90 % CI 0.10 to 3.90, 5 runs each"),
+        (
+            Interval(-1e-9, NAN, NAN, NAN, 1),
+            "A and B: +0.00 points in validation score, 1 run each: too few for an interval (at least 4)",
+        ),
+        (
+            Interval(0.02, 0.01, 0.03, 0.001, 3),
+            "A and B: +2.00 points in validation score, 3 runs each: too few for an interval (at least 4)",
+        ),
         (
             Interval(0.01, NAN, NAN, NAN, 4),
-            f"{OPEN}: +1.00 points, no interval (every run shows the same difference), 4 runs",
+            "A and B: +1.00 points in validation score, 4 runs each; every run shows the same difference, so there is no "
+            "interval",
         ),
     ],
 )
@@ -464,32 +473,40 @@ def test_runs_needed_are_those_of_the_paired_t_test_in_the_tables(effect, runs):
     """Cohen's effect size d = δ/s at 80 % power and α = 0.05, two-sided (Cohen 1988; G*Power prints these numbers)."""
     diffs = np.random.default_rng(0).normal(0, 1, 12)
     interval = corrected_t((diffs / diffs.std(ddof=1)).tolist(), 0.0)
-    assert samples_needed(interval, 0.0, effect) == runs
+    assert runs_needed(spread(interval, 0.0), 0.0, effect) == runs
 
 
 def test_no_number_of_runs_detects_a_difference_below_the_shared_variance():
     diffs = np.random.default_rng(0).normal(0, 1, 12)
     interval = corrected_t((diffs / diffs.std(ddof=1)).tolist(), 0.25)
     # At infinitely many runs the standard error is √0.25, and the power of a difference of it times 2.80 is 80 %.
-    assert samples_needed(interval, 0.25, 1.35, most=5000) is None
-    assert samples_needed(interval, 0.25, 1.402, most=20000) > 1000
+    std = spread(interval, 0.25)
+    assert runs_needed(std, 0.25, 1.35, most=5000) is None
+    assert runs_needed(std, 0.25, 1.402, most=20000) > 1000
 
 
 @pytest.mark.parametrize(
-    ("std", "sentence"),
+    ("std", "difference", "sentence"),
     [
-        (0.02, "22 more runs would be needed to detect a difference of 1 point (80 % power)"),
-        (0.01, "these runs are enough to detect a difference of 1 point (80 % power)"),
+        (0.02, 0.01, "about 34 runs would be needed to detect 1"),
+        (0.02, 0.0036, "about 245 runs would be needed to detect 0.36"),
+        (0.01, 0.01, "these runs are enough to detect 1"),
     ],
 )
-def test_a_verdict_states_how_many_runs_would_be_enough(std, sentence):
+def test_a_verdict_states_how_many_runs_would_be_enough(std, difference, sentence):
     diffs = np.resize([1.0, -1.0], 12) * std * np.sqrt(11 / 12)
-    assert verdict("A", "B", corrected_t(diffs.tolist(), 0.0), test_train_ratio=0.0).endswith(f", 12 runs; {sentence}")
+    interval = corrected_t(diffs.tolist(), 0.0)
+    assert verdict("A", "B", interval, power=power_of(interval, 0.0, difference)).endswith(
+        f", 12 runs each; {sentence}"
+    )
 
 
 def test_verdict_turns_round_where_b_is_better():
     better = Interval(-0.02, -0.03, -0.01, 0.001, 5)
-    assert verdict("A", "B", better) == "B is better than A: +2.00 points, 95 % CI 1.00 to 3.00, 5 runs"
+    assert (
+        verdict("A", "B", better)
+        == "B is better than A in validation score: +2.00 points, 95 % CI 1.00 to 3.00, 5 runs each"
+    )
 
 
 @given(histories())
@@ -511,20 +528,15 @@ def test_the_table_holds_every_row_and_the_sentences():
     draw = random.Random(0)
     comparison = compare(history_of(lambda v, k: draw.random()), "clo-v2", "blo", folds=3)
     console = Console(width=140, record=True, file=io.StringIO())
-    console.print(render(comparison))
+    console.print(render(rows(comparison)))
     table = console.export_text()
-    assert len(rows(comparison)) == 1 + 2 * (1 + 2) + 1
-    for shown in (
-        "clo-v2 (cycle_length=2) - blo",
-        "exit_02†",
-        "tuned clo-v2 - tuned blo",
-        "p_folds",
-    ):
+    assert len(rows(comparison)) == 1 + 3 * (1 + 2) + 1
+    for shown in ("CLO-v2 − BLO", "only C=2", "exit 2†", "tuned against tuned", "p_folds"):
         assert shown in table
     assert any(sentence.startswith("† p adjusted by Holm") for sentence in sentences(comparison))
     for line in comparison.lines:
         assert line_verdict(line, comparison.test_train_ratio) in sentences(comparison)
-        assert f"{100 * line.difference.mean:+.2f}" in table
+        assert points(line.difference.mean) in table
 
 
 def test_missing_exits_leave_only_the_mean():

@@ -179,10 +179,10 @@ def test_a_report_states_what_comparisons_rest_on_and_how_many_there_are(tmp_pat
     assert "complete pairs of configurations: 1; dropped: 2 (1 failed, 1 pruned)" in text
     assert text.count("Warning: this sweep was pruned (1 configuration(s)") == 1
     assert text.count("Warning: this sweep is unfinished (7 of 12 configurations completed") == 1
-    assert "This page holds 6 tests at the 5 % level" in text, (
-        "two values of C and tuned, at all layers and at speed-up 2"
+    assert "This page holds 16 tests at the 5 % level" in text, (
+        "two values of C, both together, and tuned, at all layers and at three speed-ups"
     )
-    assert "about 0.3 of them" in text
+    assert "about 0.8 of them" in text
     assert "pruned at epoch 2 of seed 0 fold 0" in text
     assert "<td>crash</td><td></td>" in text, "a failure that left no message"
     assert "<td>None</td>" not in text, "what is unfinished has no layers yet"
@@ -193,6 +193,7 @@ def test_a_report_shows_each_algorithm_with_intervals(tmp_path):
     sweep = scored_sweep(tmp_path / "s", score_of)
     page = sweep_page(sweep)
     assert outline(page) == {
+        "Verdict": "3 text",
         "Search space": "table",
         "Best": "3 text, table, 2 text, table",
         "Score against mean exit layer": "figure, table",
@@ -201,7 +202,7 @@ def test_a_report_shows_each_algorithm_with_intervals(tmp_path):
         "Patience": "figure, 2 text",
         "Learned weights over time": "figure",
         "Importance": "text",
-        "Paired comparisons of methods": "16 text",
+        "Paired comparisons of methods": "38 text",
         "All configurations, best first": "table, text",
     }
     text = told(page)
@@ -228,7 +229,7 @@ def test_a_report_of_cells_whose_logits_are_gone_reports_it(tmp_path):
         text = told(sweep_page(sweep))
     assert "No patience curves:" in text
     assert "No comparison at layer speed-up 2:" in text
-    assert "tuned clo-v2" in text, "what needs no logits stands all the same"
+    assert "tuned CLO-v2" in text, "what needs no logits stands all the same"
 
 
 def test_a_mean_over_cells_ends_where_the_first_cell_ends():

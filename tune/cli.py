@@ -521,8 +521,10 @@ def views(
 @app.command(cls=Command)
 def compare(
     names: Names,
-    a: Annotated[str, typer.Option(help="First value of the option, such as clo-v2.")],
-    b: Annotated[str, typer.Option(help="Second value, such as blo.")],
+    a: Annotated[
+        str | None, typer.Option(help="First value of the option; by default clo-v2, or the sweep's first method.")
+    ] = None,
+    b: Annotated[str | None, typer.Option(help="Second value; by default blo, or the sweep's second method.")] = None,
     option: Annotated[
         str, typer.Option(help="The searched option whose values are compared; algorithm compares methods.")
     ] = "algorithm",
@@ -532,7 +534,7 @@ def compare(
     ] = None,
     speed_up: Annotated[
         list[float] | None,
-        typer.Option(help="Also compare the score at this layer speed-up; repeatable; by default 2."),
+        typer.Option(help="Also compare the score at this layer speed-up, beside 1.5, 2 and 3; repeatable."),
     ] = None,
     criterion: Criterion = None,
     patience: Patience = None,
@@ -545,18 +547,17 @@ def compare(
     json_: Json = False,
 ) -> None:
     """Compare two methods, or two values of another option: A minus B, paired by configuration, seed and fold."""
-    from leebert.tradeoff import SPEED_UP
-    from tune.analysis.compare_sweeps import across, compare_sweeps, print_comparisons
-    from tune.analysis.tradeoff import RankingObjective
+    from tune.analysis.compare_sweeps import across, at_speed_ups, compare_sweeps
+    from tune.analysis.compare_text import print_comparisons
+    from tune.analysis.verdict import choose_sides
     from tune.store.folder import SweepFolder
 
-    objectives = [
-        RankingObjective.of(f"speed-up={s}", criterion, patience, option="--speed-up") for s in speed_up or [SPEED_UP]
-    ]
+    objectives = at_speed_ups(speed_up or (), criterion, patience)
     picked = _picked(where or [])
     folders = [SweepFolder.find(name, storage) for name in names]
+    sides = choose_sides(folders, _option(option), a, b)
     comparisons = compare_sweeps(
-        folders, a, b, option=_option(option), where=picked, objectives=objectives, epochs=html is not None
+        folders, *sides, option=_option(option), where=picked, objectives=objectives, epochs=html is not None
     )
     if html is not None:
         from tune.analysis.compare_html import comparison_page

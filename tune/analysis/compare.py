@@ -3,7 +3,7 @@
 Configurations are paired on the options that both sides use. Where one side has more options (C of CLO-v2 against BLO),
 each of their values is compared separately, against the same partners. The unit is the run (one seed, one fold): its
 difference is the mean over pairs, the same pairs in every run; other pairs are dropped and counted. A second comparison
-tunes both sides first. Results hold numbers, scores as fractions; `tune.analysis.compare_text` puts them into words.
+tunes both sides first. Scores are fractions.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from leebert.errors import ConfigError, nearest
+from tune.analysis.power import power_of
 from tune.analysis.stats import Interval, Judge, fold_ratio
-from tune.analysis.wording import label, side_name
+from tune.analysis.wording import label, side_name, verdict
 from tune.store.history import Cell, Configuration, EpochScore, History, SeedFold
 from tune.store.ranking import completed, mean_and_std
 
@@ -121,7 +122,9 @@ class Comparison:
         confidence: Confidence of the intervals.
         sides: Ids of A's and B's configurations that match `where`.
         lines: The paired comparisons.
+        pooled: The mean over the pairs of all lines, if there are several.
         tuned: Tuned A against tuned B; None if impossible.
+        no_tuned: Why it is impossible; empty if it is not.
         warnings: What limits the conclusions, one sentence each.
     """
 
@@ -134,18 +137,51 @@ class Comparison:
     confidence: float
     sides: tuple[tuple[str, ...], tuple[str, ...]]
     lines: tuple[PairedComparison, ...]
+    pooled: PairedComparison | None
     tuned: TunedComparison | None
+    no_tuned: str
     warnings: tuple[str, ...]
+
+    @property
+    def overall(self) -> PairedComparison:
+        """The comparison over all pairs, whatever the options that only one side has."""
+        return self.pooled or self.lines[0]
 
     @property
     def size(self) -> int:
         """The number of tests, those of single exits not counted."""
-        return len(self.lines) + (self.tuned is not None)
+        return len(self.lines) + (self.pooled is not None) + (self.tuned is not None)
+
+    @property
+    def names(self) -> Names:
+        """The names of A and B, without the options that only one side has."""
+        return side_name(self.option, self.a), side_name(self.option, self.b)
+
+    @property
+    def tuned_verdict(self) -> str:
+        """The verdict on tuned against tuned in a sentence; empty if there is none."""
+        if (tuned := self.tuned) is None:
+            return ""
+        a, b = (f"tuned {name}" for name in self.names)
+        power = power_of(tuned.difference, self.test_train_ratio)
+        return verdict(a, b, tuned.difference, tuned.p_folds, power=power)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return it JSON-ready: scores as fractions, None for an unknown number."""
+        """Return it JSON-ready, each comparison with its sentence: scores as fractions, None for an unknown number."""
         plain: dict[str, Any] = jsonable(dataclasses.asdict(self))
+        for line, entry in zip(self.lines, plain["lines"], strict=True):
+            entry["verdict"] = line_verdict(line, self.test_train_ratio)
+        if self.pooled is not None:
+            plain["pooled"]["verdict"] = line_verdict(self.pooled, self.test_train_ratio)
+        if self.tuned is not None:
+            plain["tuned"]["verdict"] = self.tuned_verdict
         return plain
+
+
+def line_verdict(line: PairedComparison, test_train_ratio: float) -> str:
+    """Return the verdict on paired configurations in a sentence; see :func:`tune.analysis.wording.verdict`."""
+    power = power_of(line.difference, test_train_ratio)
+    return verdict(line.a, line.b, line.difference, line.p_folds, power=power)
 
 
 def compare(
@@ -193,7 +229,7 @@ def compare(
     judge = Judge(_ratio(folds, test_train_ratio), confidence, seed, permutations)
     names = (side_name(option, a), side_name(option, b))
     every = sorted(cells if cells is not None else {_key(cell) for side in sides for c in side for cell in c.cells})
-    lines, left_out = _lines(sides, option, names, judge, every)
+    lines, pooled, left_out = _lines(sides, option, names, judge, every)
     tuned, no_tuned = _tuned(sides, names, judge)
     warnings = _warnings(history, sides, lines, left_out, planned)
     return Comparison(
@@ -206,8 +242,10 @@ def compare(
         confidence=confidence,
         sides=(_ids(sides[0]), _ids(sides[1])),
         lines=lines,
+        pooled=pooled,
         tuned=tuned,
-        warnings=(*warnings, *([no_tuned] if no_tuned else ())),
+        no_tuned=no_tuned,
+        warnings=(*warnings, *([f"no comparison 'tuned': {no_tuned}"] if no_tuned else ())),
     )
 
 
@@ -286,44 +324,63 @@ def _sides(history: History, option: str, values: tuple[Any, Any], where: Mappin
 
 def _lines(
     sides: Sides, option: str, names: Names, judge: Judge, planned: Sequence[SeedFold]
-) -> tuple[tuple[PairedComparison, ...], tuple[str, ...]]:
-    """Return one comparison per combination of one-sided options, and the names of those without a common run."""
+) -> tuple[tuple[PairedComparison, ...], PairedComparison | None, tuple[str, ...]]:
+    """Return one comparison per combination of one-sided options, all together, and the names of those without a common run."""
     keys_a, keys_b = ({key for c in side for key in c.values} - {option} for side in sides)
     shared, only_a, only_b = sorted(keys_a & keys_b), sorted(keys_a - keys_b), sorted(keys_b - keys_a)
     groups_a, groups_b = _groups(sides[0], only_a, shared), _groups(sides[1], only_b, shared)
-    lines, left_out = [], []
+    lines, left_out, every = [], [], []
     for values_a, values_b in itertools.product(sorted(groups_a, key=_orders), sorted(groups_b, key=_orders)):
         group_a, group_b = groups_a[values_a], groups_b[values_b]
         common = sorted(group_a.keys() & group_b.keys(), key=_orders)
         pairs = [(group_a[values], group_b[values]) for values in common]
+        every += pairs
         extra_a, extra_b = _present(only_a, values_a), _present(only_b, values_b)
         labels = label(names[0], extra_a), label(names[1], extra_b)
-        used, lacking, cells = _complete_pairs(pairs, planned)
-        if not used:
+        line = _line(pairs, judge, planned, labels, (extra_a, extra_b))
+        if line is None:
             left_out.append(" against ".join(labels))
-            continue
-        best = [(_best(a), _best(b)) for a, b in used]
-        by_cell = {key: [(of_a[key], of_b[key]) for of_a, of_b in best] for key in cells}
-        numbers = _numbers({k: _mean(a.score - b.score for a, b in both) for k, both in by_cell.items()}, judge)
-        line = PairedComparison(
-            a=labels[0],
-            b=labels[1],
-            a_only=extra_a,
-            b_only=extra_b,
-            difference=numbers[0],
-            p_folds=numbers[1],
-            sign_flip_p=numbers[2],
-            exits=judge.intervals(_exit_diffs(by_cell)),
-            paired=tuple((a.id, b.id) for a, b in used),
-            cells=tuple(cells),
-            planned=len(planned),
-            dropped=_reasons(lacking, cells),
-            unpaired=(len(group_a) - len(pairs), len(group_b) - len(pairs)),
-        )
-        lines.append(line)
+        else:
+            unpaired = (len(group_a) - len(pairs), len(group_b) - len(pairs))
+            lines.append(dataclasses.replace(line, unpaired=unpaired))
     if not lines:
         raise ConfigError(_nothing_common(sides, names, shared))
-    return tuple(lines), tuple(left_out)
+    pooled = _line(every, judge, planned, names, ({}, {})) if len(lines) + len(left_out) > 1 else None
+    if pooled is not None:
+        alone_a, alone_b = (len(side) - len({pair[i].id for pair in every}) for i, side in enumerate(sides))
+        pooled = dataclasses.replace(pooled, unpaired=(alone_a, alone_b))
+    return tuple(lines), pooled, tuple(left_out)
+
+
+def _line(
+    pairs: Sequence[Pair],
+    judge: Judge,
+    planned: Sequence[SeedFold],
+    labels: Names,
+    only: tuple[Mapping[str, Any], Mapping[str, Any]],
+) -> PairedComparison | None:
+    """Compare these pairs of configurations; None if no pair finished the same run."""
+    used, lacking, cells = _complete_pairs(pairs, planned)
+    if not used:
+        return None
+    best = [(_best(a), _best(b)) for a, b in used]
+    by_cell = {key: [(of_a[key], of_b[key]) for of_a, of_b in best] for key in cells}
+    numbers = _numbers({k: _mean(a.score - b.score for a, b in both) for k, both in by_cell.items()}, judge)
+    return PairedComparison(
+        a=labels[0],
+        b=labels[1],
+        a_only=only[0],
+        b_only=only[1],
+        difference=numbers[0],
+        p_folds=numbers[1],
+        sign_flip_p=numbers[2],
+        exits=judge.intervals(_exit_diffs(by_cell)),
+        paired=tuple((a.id, b.id) for a, b in used),
+        cells=tuple(cells),
+        planned=len(planned),
+        dropped=_reasons(lacking, cells),
+        unpaired=(0, 0),
+    )
 
 
 def _groups(side: History, only: Sequence[str], shared: Sequence[str]) -> dict[Values, dict[Values, Configuration]]:
@@ -404,10 +461,10 @@ def _tuned(sides: Sides, names: Names, judge: Judge) -> tuple[TunedComparison | 
     tables = [{c.id: _scores(c) for c in completed(side)} for side in sides]
     if not all(tables):
         lacking = " and ".join(name for name, table in zip(names, tables, strict=True) if not table)
-        return None, f"no comparison 'tuned': no configuration of {lacking} is completed"
+        return None, f"no configuration of {lacking} is completed"
     cells = sorted(set.intersection(*(set(scores) for table in tables for scores in table.values())))
     if len({fold for _, fold in cells}) < 2:
-        return None, "no comparison 'tuned': it needs two folds, one to select a configuration and one to score it"
+        return None, "it needs two folds, one to select a configuration and one to score it"
     choices = []
     for cell in cells:
         a, b = (_chosen(table, [other for other in cells if other[1] != cell[1]]) for table in tables)

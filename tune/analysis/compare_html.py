@@ -8,8 +8,8 @@ from typing import Any
 from leebert.errors import LeebertError
 from tune.analysis import figures
 from tune.analysis.compare import Comparison
-from tune.analysis.compare_sweeps import OnSweep, across, across_rows, across_sentences
-from tune.analysis.compare_text import rows, sentences
+from tune.analysis.compare_sweeps import OnSweep, across
+from tune.analysis.compare_text import across_rows, across_sentences, rows, sentences
 from tune.analysis.html import HtmlPage
 from tune.analysis.labels import algorithm_label
 from tune.analysis.sweeps import SweepPool

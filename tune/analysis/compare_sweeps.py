@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from leebert.console import table
 from leebert.errors import ConfigError, LeebertError
 from leebert.tradeoff import Tradeoff
 from tune.analysis.compare import Comparison, compare, jsonable
-from tune.analysis.compare_text import render, with_verdicts
+from tune.analysis.power import DIFFERENCE
 from tune.analysis.settings import uneven_settings
 from tune.analysis.stats import Interval, corrected_t, sign_flip
 from tune.analysis.still_weights import StillPairs, still_pairs
 from tune.analysis.sweeps import SweepPool, load_pools
 from tune.analysis.tradeoff import RankingObjective, curves
-from tune.analysis.wording import level, points, side_name, span, verdict
-from tune.store.curves import FEWEST, CellCurves, layers_needed
+from tune.analysis.verdict import SPEED_UPS, Verdict, choose_sides, make_verdict
+from tune.analysis.wording import side_name, verdict
+from tune.store.curves import CellCurves, layers_needed
 from tune.store.folder import SweepFolder
 from tune.store.history import CellKey
 from tune.store.ranking import best, completed
@@ -36,9 +37,12 @@ class OnSweep:
         pool: The sweep, or joined sweeps of one task.
         scores: The comparison by the mean over exits.
         at_speed_ups: The comparisons at layer speed-ups.
-        layers: By side, the layers needed by its best configuration (:func:`tune.store.curves.layers_needed`).
+        layers: By side (`clo-v2`, `lr_theta=0.0001`), the layers needed by its best configuration
+            (:func:`tune.store.curves.layers_needed`).
         no_layers: The reason why a side has none; empty if none is missing.
         still: For each paired comparison in which loss weights could matter, the number of pairs in which they did not.
+        replayed: The curves of the compared runs; empty without a comparison at a speed-up.
+        difference: The difference that the verdict asks for, a fraction.
     """
 
     pool: SweepPool
@@ -47,6 +51,13 @@ class OnSweep:
     layers: Mapping[str, float]
     no_layers: str = ""
     still: tuple[StillPairs, ...] = ()
+    replayed: Mapping[CellKey, Tradeoff] = dataclasses.field(default_factory=dict)
+    difference: float = DIFFERENCE
+
+    @functools.cached_property
+    def verdict(self) -> Verdict:
+        """The verdict on A against B."""
+        return make_verdict(self.pool, self.scores, self.at_speed_ups, self.replayed, self.difference)
 
     @property
     def sweep(self) -> str:
@@ -67,7 +78,8 @@ class OnSweep:
             "sweep": self.sweep,
             "task": self.task,
             "running": self.pool.running,
-            **with_verdicts(self.scores),
+            "verdict": self.verdict.as_dict(),
+            **self.scores.as_dict(),
             "layers": dict(self.layers),
             **({"no_layers": self.no_layers} if self.no_layers else {}),
             "at_speed_ups": [
@@ -75,7 +87,7 @@ class OnSweep:
                     "speed_up": objective.speed_up,
                     "criterion": objective.criterion,
                     **({} if objective.patience is None else {"patience": objective.patience}),
-                    **(with_verdicts(result) if isinstance(result, Comparison) else {"missing": result}),
+                    **(result.as_dict() if isinstance(result, Comparison) else {"missing": result}),
                 }
                 for objective, result in self.at_speed_ups
             ],
@@ -128,6 +140,7 @@ def compare_pool(
     where: Mapping[str, Any] | None = None,
     objectives: Sequence[RankingObjective] = (),
     replayed: Mapping[CellKey, Tradeoff] | None = None,
+    difference: float = DIFFERENCE,
 ) -> OnSweep:
     """Compare A and B on the runs that are finished so far.
 
@@ -139,6 +152,7 @@ def compare_pool(
         where: Values of other options that restrict both sides.
         objectives: The layer speed-ups at which to compare as well, all under one exit criterion.
         replayed: That criterion's curves, if the caller has them.
+        difference: The difference that the verdict asks for, a fraction.
 
     Returns:
         The comparison. A speed-up at which there is none has its reason in its place.
@@ -162,8 +176,50 @@ def compare_pool(
     paired = {id for side in scores.sides for id in side}
     mixed = uneven_settings(pool.name, pool.state, paired)
     scores = dataclasses.replace(scores, warnings=(*scores.warnings, *mixed, *warnings))
-    at_speed_ups = _at_speed_ups(pool, scores, objectives, options, replayed) if objectives else []
-    return OnSweep(pool, scores, tuple(at_speed_ups), *_layers(pool, scores), still)
+    by_run, at_speed_ups = _at_speed_ups(pool, scores, objectives, options, replayed) if objectives else ({}, [])
+    layers, no_layers = _layers(pool, scores)
+    return OnSweep(
+        pool=pool,
+        scores=scores,
+        at_speed_ups=tuple(at_speed_ups),
+        layers=layers,
+        no_layers=no_layers,
+        still=still,
+        replayed=by_run,
+        difference=difference,
+    )
+
+
+def verdict_on(
+    folder: SweepFolder, a: str | None = None, b: str | None = None, *, option: str = "algorithm"
+) -> Verdict:
+    """Return the verdict on A against B of one sweep, finished or not.
+
+    Args:
+        folder: The sweep.
+        a: First value of the option, as text; None: as :func:`tune.analysis.verdict.choose_sides`.
+        b: Second value, likewise.
+        option: The compared option.
+
+    Raises:
+        ConfigError: The sweep lacks a side, or the sides cannot be paired.
+    """
+    a, b = choose_sides([folder], option, a, b)
+    return compare_pool(SweepPool.of(folder), a, b, option=option, objectives=at_speed_ups()).verdict
+
+
+def at_speed_ups(
+    speed_ups: Sequence[float] = (), criterion: str | None = None, patience: int | None = None
+) -> list[RankingObjective]:
+    """Return the layer speed-ups of a verdict, in rising order.
+
+    Args:
+        speed_ups: Further layer speed-ups.
+        criterion: Name of the exit criterion; None: the default.
+        patience: Its second parameter; None: the default.
+    """
+    every = sorted({*SPEED_UPS, *speed_ups})
+    return [RankingObjective.of(f"speed-up={s}", criterion, patience, option="--speed-up") for s in every]
 
 
 def _layers(pool: SweepPool, scores: Comparison) -> tuple[dict[str, float], str]:
@@ -173,13 +229,14 @@ def _layers(pool: SweepPool, scores: Comparison) -> tuple[dict[str, float], str]
     missing: list[str] = []
     for value, ids in zip((scores.a, scores.b), scores.sides, strict=True):
         side, name = completed(tuple(c for c in history if c.id in ids)), side_name(scores.option, value)
+        key = str(value) if scores.option == "algorithm" else f"{scores.option}={value}"
         learned = tuple(c for c in side if c.id not in pool.margins or pool.margins[c.id].learned)
         if learned:
             top = best(learned)
             ends = [pool.state.cells[top.id, cell.seed, cell.fold] for cell in top.cells]
             needed = layers_needed(ends, CellCurves(pool.homes[top.id], missing.append))
             if needed is not None:
-                layers[name] = needed
+                layers[key] = needed
         elif side:
             missing.append(f"no completed configuration of {name} is significantly above the majority class")
     return layers, "; ".join(dict.fromkeys(missing))
@@ -191,28 +248,30 @@ def _at_speed_ups(
     objectives: Sequence[RankingObjective],
     options: Mapping[str, Any],
     replayed: Mapping[CellKey, Tradeoff] | None,
-) -> list[AtSpeedUp]:
-    """Compare at each speed-up, with the paired configurations and the completed ones, from which tuning selects."""
+) -> tuple[Mapping[CellKey, Tradeoff], list[AtSpeedUp]]:
+    """Return the compared runs' curves, and the comparison at each speed-up.
+
+    Compare at each speed-up, with the paired configurations and the completed ones, from which tuning selects."""
     history = pool.state.history()
-    ids = {id for line in scores.lines for pair in line.paired for id in pair}
+    ids = {id for line in (*scores.lines, scores.overall) for pair in line.paired for id in pair}
     for side in scores.sides:
         ids |= {c.id for c in completed(tuple(c for c in history if c.id in side))}
     try:
         every = replayed or _curves(pool, ids, objectives[0])
     except LeebertError as error:
-        return [(objective, str(error)) for objective in objectives]
+        return {}, [(objective, str(error)) for objective in objectives]
     by_run = {key: curve for key, curve in every.items() if key[0] in ids}
     if not by_run:
         folders = ", ".join(sweep.folder.name for sweep in pool.sweeps)
         lost = f"no finished run has readable validation logits; repair them by: leebert-tune resume {folders} --repair"
-        return [(objective, lost) for objective in objectives]
+        return {}, [(objective, lost) for objective in objectives]
     results: list[AtSpeedUp] = []
     for objective in objectives:
         try:
             results.append((objective, compare(objective.rescored(history, by_run), scores.a, scores.b, **options)))
         except LeebertError as error:
             results.append((objective, str(error)))
-    return results
+    return by_run, results
 
 
 def _curves(pool: SweepPool, ids: set[str], objective: RankingObjective) -> dict[CellKey, Tradeoff]:
@@ -294,63 +353,3 @@ def _across(
     interval = corrected_t(values, 0.0, comparisons[0].confidence)
     a, b = (f"tuned {name}" if tuned else name for name in names)
     return Across(what, a, b, sweeps, tasks, interval, sign_flip(values))
-
-
-def across_rows(combined: Sequence[Across]) -> list[tuple[str, ...]]:
-    """Return the table over tasks as texts, the header first."""
-    first = combined[0]
-    table: list[tuple[str, ...]] = [
-        ("over tasks", *first.tasks, "mean", level(first.difference.confidence), "p", "flip p")
-    ]
-    for one in combined:
-        p = "-" if not one.difference.defined else f"{one.difference.p:.3f}"
-        each = (points(d) for d in one.tasks.values())
-        numbers = (points(one.difference.mean), span(one.difference), p, f"{one.sign_flip_p:.3f}")
-        table.append((one.what, *each, *numbers))
-    return table
-
-
-def across_sentences(combined: Sequence[Across]) -> list[str]:
-    """Return the verdicts over tasks, and their limits."""
-    tasks, sweeps = len(combined[0].tasks), len(combined[0].sweeps)
-    lines = [f"{one.what}: {one.in_words()}" for one in combined]
-    if sweeps > tasks:
-        lines.append(
-            f"note: {sweeps} sweeps of {tasks} task{'s' if tasks > 1 else ''}; those of one task are averaged first"
-        )
-    if tasks < 6:
-        lines.append(
-            f"note: with {tasks} task{'s' if tasks > 1 else ''} the sign-flip p can't be below {2 / 2**tasks:g}"
-        )
-    return lines
-
-
-def print_comparisons(results: Sequence[OnSweep]) -> None:
-    """Print tables and sentences on stdout."""
-    from rich.console import Console
-    from rich.text import Text
-
-    console = Console()
-    for result in results:
-        if len(results) > 1:
-            console.print(f"{result.sweep} ({result.task})", style="bold", highlight=False)
-        console.print(render(result.scores))
-        if result.layers:
-            each = ", ".join(f"{name} {layers:.2f}" for name, layers in result.layers.items())
-            console.print(f"layers needed by the best configuration of each side ({FEWEST}): {each}", highlight=False)
-        if result.no_layers:
-            console.print(Text(f"layers needed are not available: {result.no_layers}"))
-        for objective, comparison in result.at_speed_ups:
-            if isinstance(comparison, str):
-                console.print(Text(f"no comparison at layer speed-up {objective.speed_up:g}: {comparison}"))
-                continue
-            console.print(f"{objective}, from the validation logits:", highlight=False)
-            console.print(render(comparison))
-        if result.pool.running:
-            print(f"{result.sweep} is still running: the results are preliminary")
-    if not (combined := across(results)):
-        return
-    header, *body = across_rows(combined)
-    caption = Text("\n".join(across_sentences(combined)))
-    cells = [[*map(Text, row)] for row in body]
-    console.print(table(header, cells, left=len(header), caption=caption, framed=False))

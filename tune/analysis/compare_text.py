@@ -1,69 +1,124 @@
-"""A comparison in words and tables. Differences are fractions, shown x100 as points."""
+"""Comparisons as text and tables. Differences are fractions, shown x100 as points."""
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+import shutil
+import sys
+import textwrap
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 from leebert import console
-from tune.analysis.stats import Interval
-from tune.analysis.wording import level, p_value, points, side_name, span, verdict
+from leebert.majority import margin_in_words
+from tune.analysis.compare import Comparison, PairedComparison, line_verdict
+from tune.analysis.compare_sweeps import Across, AtSpeedUp, OnSweep, across
+from tune.analysis.labels import option_text
+from tune.analysis.stats import USEFUL, Interval
+from tune.analysis.verdict import Side, Verdict
+from tune.analysis.wording import level, p_value, points, span
+from tune.store.curves import FEWEST
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from tune.analysis.compare import Comparison, PairedComparison
 
-# Words
+# The verdict
 
 
-def rows(comparison: Comparison) -> list[tuple[str, ...]]:
-    """Return the table as texts, the header first; an exit's p is Holm-adjusted, its interval Bonferroni's."""
-    interval_name = level(comparison.confidence)
-    table: list[tuple[str, ...]] = [("A - B", "points", interval_name, "p", "p_folds", "flip p*", "runs")]
-    for line in comparison.lines:
-        table.append((f"{line.a} - {line.b}", *_numbers(line.difference, line.p_folds, line.sign_flip_p)))
-        for m, interval in enumerate(line.exits, start=1):
-            table.append((f"  exit_{m:02d}†", *_numbers(interval, None, math.nan)))
+def verdict_lines(verdict: Verdict) -> list[str]:
+    """Return the verdict in a sentence, and a line on each side: what it learned, and whether ω moved."""
+    return [f"{verdict.sentence}.", *(f"{side.name}: {side_facts(side)}." for side in (verdict.a, verdict.b))]
+
+
+def side_facts(side: Side) -> str:
+    """Describe one side of a comparison: its configurations, its margin over the majority class, its loss weights."""
+    options = [f"{option_text(key, values[0])}" + _further(values) for key, values in side.options.items()]
+    configurations = f"{side.configurations} configuration{'s' if side.configurations > 1 else ''}"
+    own = f" ({', '.join(options)})" if options else ""
+    counted = f"{configurations}{own}, mean score {100 * side.score:.2f}"
+    return "; ".join(filter(None, (counted, _learned(side), side.omega)))
+
+
+def _further(values: Sequence[object]) -> str:
+    return "".join(f", {value:g}" if isinstance(value, float) else f", {value}" for value in values[1:])
+
+
+def _learned(side: Side) -> str:
+    """Return whether the best configuration of a side is above the majority class; empty if unknown."""
+    if side.learned is None or side.margin is None or side.margin_low is None or side.margin_high is None:
+        return "" if side.completed else "none completed"
+    margin = margin_in_words(side.margin, (side.margin_low, side.margin_high))
+    if side.learned:
+        return f"above the majority class by {margin.removeprefix('+')}"
+    return f"not significantly above the majority class: {margin}"
+
+
+# The table
+
+
+def rows(
+    comparison: Comparison, at_speed_ups: Sequence[AtSpeedUp] = (), *, brief: bool = False
+) -> list[tuple[str, ...]]:
+    """Return the table as texts, the header first; an exit's p is Holm-adjusted, its interval Bonferroni's.
+
+    Args:
+        comparison: The comparison by the mean over exits.
+        at_speed_ups: The comparisons at layer speed-ups.
+        brief: Omit the single exits where they are compared for one value of an option that only one side has.
+    """
+    title = " − ".join(comparison.names)
+    table: list[tuple[str, ...]] = [(title, "points", level(comparison.confidence), "p", "p_folds", "flip p*", "runs")]
+    table += _line_rows(comparison.overall, "mean over exits", indent="")
+    for objective, at in at_speed_ups:
+        name = f"at layer speed-up {objective.speed_up:g}"
+        table.append((name, *(["-"] * 6 if isinstance(at, str) else _line_numbers(at.overall))))
     if (tuned := comparison.tuned) is not None:
-        names = [side_name(comparison.option, value) for value in (comparison.a, comparison.b)]
-        numbers = _numbers(tuned.difference, tuned.p_folds, tuned.sign_flip_p)
-        table.append((f"tuned {names[0]} - tuned {names[1]}", *numbers))
+        table.append(("tuned against tuned", *_numbers(tuned.difference, tuned.p_folds, tuned.sign_flip_p)))
+    for i, line in enumerate(comparison.lines if comparison.pooled else ()):
+        table += _line_rows(line, f"only {_own(line)}", indent="  ")[: 1 if brief else None]
+        for objective, at in at_speed_ups:
+            # A line is absent at a speed-up if its runs have no curves.
+            if not isinstance(at, str) and len(at.lines) == len(comparison.lines):
+                numbers = _line_numbers(at.lines[i])
+                table.append((f"  at layer speed-up {objective.speed_up:g}", *numbers))
     return table
+
+
+def _line_rows(line: PairedComparison, name: str, indent: str) -> list[tuple[str, ...]]:
+    exits = [(f"{indent}exit {m}†", *_numbers(interval, None, math.nan)) for m, interval in enumerate(line.exits, 1)]
+    return [(name, *_line_numbers(line)), *exits]
+
+
+def _line_numbers(line: PairedComparison) -> tuple[str, ...]:
+    return _numbers(line.difference, line.p_folds, line.sign_flip_p)
+
+
+def _own(line: PairedComparison) -> str:
+    """Name a line by the options that only one side has."""
+    return ", ".join(option_text(key, value) for key, value in {**line.a_only, **line.b_only}.items())
 
 
 def _numbers(interval: Interval, p_folds: float | None, sign_flip_p: float) -> tuple[str, ...]:
     return (
         points(interval.mean),
         span(interval),
-        p_value(interval.p),
-        p_value(p_folds),
+        p_value(interval.p if interval.useful else None),
+        p_value(p_folds if interval.useful else None),
         p_value(sign_flip_p),
         str(interval.cells),
     )
 
 
-def line_verdict(line: PairedComparison, test_train_ratio: float) -> str:
-    """Return the verdict on paired configurations; see :func:`tune.analysis.wording.verdict`."""
-    return verdict(line.a, line.b, line.difference, line.p_folds, test_train_ratio=test_train_ratio)
+def render(header_and_rows: Sequence[Sequence[str]]) -> Table:
+    """Return the rows of :func:`rows` as a rich table, lean enough for 80 columns: only names may wrap."""
+    from rich.text import Text
+
+    header, *body = header_and_rows
+    return console.table(header, [[*map(Text, row)] for row in body], whole=range(1, len(header)), lean=True)
 
 
-def tuned_verdict(comparison: Comparison) -> str:
-    """Return the verdict on tuned against tuned; empty if a comparison has none."""
-    if (tuned := comparison.tuned) is None:
-        return ""
-    a, b = (f"tuned {side_name(comparison.option, value)}" for value in (comparison.a, comparison.b))
-    return verdict(a, b, tuned.difference, tuned.p_folds, test_train_ratio=comparison.test_train_ratio)
-
-
-def with_verdicts(comparison: Comparison) -> dict[str, Any]:
-    """Return a comparison JSON-ready, with the key `verdict` in each of its lines and in `tuned`."""
-    plain = comparison.as_dict()
-    for line, entry in zip(comparison.lines, plain["lines"], strict=True):
-        entry["verdict"] = line_verdict(line, comparison.test_train_ratio)
-    if comparison.tuned is not None:
-        plain["tuned"]["verdict"] = tuned_verdict(comparison)
-    return plain
+# Sentences
 
 
 def sentences(comparison: Comparison) -> list[str]:
@@ -72,15 +127,19 @@ def sentences(comparison: Comparison) -> list[str]:
 
 
 def findings(comparison: Comparison) -> list[str]:
-    """Return the verdicts with their basis."""
+    """Return the verdicts with their basis: over all pairs, for each option that only one side has, and tuned."""
     lines = []
-    for line in comparison.lines:
+    for line in (*([comparison.pooled] if comparison.pooled else ()), *comparison.lines):
         lines += [line_verdict(line, comparison.test_train_ratio), f"  {based_on(line)}"]
-    if (tuned := comparison.tuned) is not None:
-        names = [side_name(comparison.option, value) for value in (comparison.a, comparison.b)]
-        candidates = f"{tuned.candidates[0]} configurations of {names[0]} and {tuned.candidates[1]} of {names[1]}"
-        lines += [tuned_verdict(comparison), f"  selected on the other folds from {candidates}"]
-    return lines
+    return lines + _tuned_findings(comparison)
+
+
+def _tuned_findings(comparison: Comparison) -> list[str]:
+    if (tuned := comparison.tuned) is None:
+        return []
+    a, b = comparison.names
+    candidates = f"{tuned.candidates[0]} configurations of {a} and {tuned.candidates[1]} of {b}"
+    return [comparison.tuned_verdict, f"  tuned: selected on the other folds from {candidates}"]
 
 
 def based_on(line: PairedComparison) -> str:
@@ -94,21 +153,129 @@ def based_on(line: PairedComparison) -> str:
 def notes(comparison: Comparison) -> list[str]:
     """Return the notes on the columns of the table."""
     lines = ["* sign-flip permutation test, optimistic: runs share training data"]
-    if any(line.p_folds is not None for line in comparison.lines):
+    every = (comparison.overall, *comparison.lines)
+    if any(line.difference.cells < USEFUL for line in every):
+        lines.append(f"fewer than {USEFUL} runs are too few for an interval and its p")
+    if any(line.p_folds is not None for line in every):
         lines.append("p_folds: seeds averaged within each fold; where folds differ much, p alone is too small")
-    if any(line.exits for line in comparison.lines):
+    if any(line.exits for line in every):
         lines.append("† p adjusted by Holm; intervals hold simultaneously (Bonferroni), so the two may disagree")
     if len(comparison.lines) > 1:
         lines.append(f"note: {len(comparison.lines)} comparisons share runs; p is not adjusted for their number")
     return lines
 
 
-def render(comparison: Comparison) -> Table:
-    """Return the comparison as a rich table, with the verdicts and warnings below it."""
+# Several sweeps
+
+
+def across_rows(combined: Sequence[Across]) -> list[tuple[str, ...]]:
+    """Return the table over tasks as texts, the header first."""
+    first = combined[0]
+    table: list[tuple[str, ...]] = [
+        ("over tasks", *first.tasks, "mean", level(first.difference.confidence), "p", "flip p")
+    ]
+    for one in combined:
+        each = (points(d) for d in one.tasks.values())
+        p = p_value(one.difference.p if one.difference.useful else None)
+        table.append((one.what, *each, points(one.difference.mean), span(one.difference), p, p_value(one.sign_flip_p)))
+    return table
+
+
+def across_sentences(combined: Sequence[Across]) -> list[str]:
+    """Return the verdicts over tasks, and their limits."""
+    tasks, sweeps = len(combined[0].tasks), len(combined[0].sweeps)
+    lines = [f"{one.what}: {one.in_words()}" for one in combined]
+    if sweeps > tasks:
+        lines.append(
+            f"note: {sweeps} sweeps of {tasks} task{'s' if tasks > 1 else ''}; those of one task are averaged first"
+        )
+    if tasks < 6:
+        lines.append(
+            f"note: with {tasks} task{'s' if tasks > 1 else ''} the sign-flip p can't be below {2 / 2**tasks:g}"
+        )
+    return lines
+
+
+# Output
+
+
+def print_comparisons(results: Sequence[OnSweep]) -> None:
+    """Print the verdict, the table and the notes of each sweep, and the table over tasks, on stdout."""
+    from rich.console import Console
     from rich.text import Text
 
-    header, *body = rows(comparison)
-    caption = Text("\n".join(sentences(comparison)))
+    combined = across(results)
+    for result in results:
+        _print_sweep(result, f"{result.sweep} ({result.task})" if len(results) > 1 else "")
+    if not combined:
+        return
+    header, *body = across_rows(combined)
     cells = [[*map(Text, row)] for row in body]
-    # Lean, to fit 80 columns: only the sides' names may wrap.
-    return console.table(header, cells, whole=range(1, len(header)), caption=caption, lean=True)
+    Console().print(console.table(header, cells, left=len(header), framed=False))
+    print_lines(across_sentences(combined))
+
+
+def _print_sweep(result: OnSweep, heading: str) -> None:
+    """Print one sweep: the verdict first, then the table, then what it is based on."""
+    from rich.console import Console
+
+    scores = result.scores
+    screen = Console()
+    if heading:
+        screen.print(heading, style="bold", highlight=False)
+    print_lines(verdict_lines(result.verdict))
+    screen.print()
+    screen.print(render(rows(scores, result.at_speed_ups, brief=True)))
+    print_lines(_basis(result))
+
+
+def _basis(result: OnSweep) -> list[str]:
+    """Return the lines below the table."""
+    scores = result.scores
+    lines = [based_on(scores.overall), *_tuned_findings(scores)[1:], *notes(scores)]
+    compared = [objective for objective, at in result.at_speed_ups if not isinstance(at, str)]
+    if compared:
+        lines.append(f"at a layer speed-up: the score there under {compared[0].under}, from the validation logits")
+    for objective, at in result.at_speed_ups:
+        if isinstance(at, str):
+            lines.append(f"no comparison at layer speed-up {objective.speed_up:g}: {at}")
+    if result.layers:
+        each = ", ".join(f"{name} {layers:.2f}" for name, layers in result.layers.items())
+        lines.append(f"layers needed by the best configuration of each side: {each} ({FEWEST})")
+    if result.no_layers:
+        lines.append(f"layers needed are not available: {result.no_layers}")
+    lines += [f"warning: {warning}" for warning in dict.fromkeys(_warnings(result))]
+    if result.pool.running:
+        lines.append(f"{result.sweep} is still running: the results are preliminary")
+    return lines
+
+
+def _warnings(result: OnSweep) -> Iterable[str]:
+    """Yield the warnings of all of a sweep's comparisons."""
+    yield from result.scores.warnings
+    for _, at in result.at_speed_ups:
+        if not isinstance(at, str):
+            yield from at.warnings
+
+
+def print_lines(lines: Iterable[str]) -> None:
+    """Print sentences on stdout, wrapped on a terminal and as they are elsewhere; numbers and their units stay together."""
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 0
+    for line in lines:
+        print(wrapped(line, width) if width else line)
+
+
+def wrapped(line: str, width: int) -> str:
+    """Wrap a sentence at a width, with further lines indented, without a break within an interval.
+
+    Args:
+        line: The sentence.
+        width: The number of columns, at least 20.
+    """
+    joined = (
+        line.replace(" % CI ", "\u00a0%\u00a0CI ").replace(" to ", "\u00a0to\u00a0").replace(" points", "\u00a0points")
+    )
+    indent = " " * (len(line) - len(line.lstrip()) + 2)
+    return textwrap.fill(
+        joined, max(width, 20), subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+    ).replace("\u00a0", " ")

@@ -9,9 +9,13 @@ from typing import Any
 from leebert.errors import ConfigError
 from leebert.methods import METHODS, UNIT, UNIT_ON_D1
 from tune.analysis.compare import TunedComparison, compare
+from tune.analysis.labels import algorithm_label
 from tune.analysis.learned import ratio_of
+from tune.analysis.power import power_of
+from tune.analysis.still_weights import OmegaMoves, omega_moves
 from tune.analysis.sweeps import LoadedSweep
 from tune.analysis.wording import verdict
+from tune.store.ranking import completed
 
 #: The level at which all intervals of one answer hold together.
 CONFIDENCE = 0.95
@@ -26,6 +30,7 @@ class AgainstUniform:
         control: Uniform weights on the samples on which the method trains θ, or the other ones if the sweep lacks these.
         tuned: The comparison; its interval holds together with those of the sweep's other methods (Bonferroni).
         test_train_ratio: Validation samples per training sample of a run.
+        omega: How the method updates ω, and how far ω moved in its completed configurations.
         warnings: What may bias the comparison, such as pruned configurations.
     """
 
@@ -33,22 +38,22 @@ class AgainstUniform:
     control: str
     tuned: TunedComparison
     test_train_ratio: float
+    omega: OmegaMoves | None = None
     warnings: tuple[str, ...] = ()
 
     @property
     def significant(self) -> bool:
         """Whether the difference is significant over runs and, where folds have several seeds, over folds."""
-        difference, p_folds = self.tuned.difference, self.tuned.p_folds
-        alpha = 1 - difference.confidence
-        return difference.defined and difference.p < alpha and (p_folds is None or p_folds < alpha)
+        return bool(self.tuned.difference.significant(self.tuned.p_folds))
 
     def in_words(self) -> str:
         """Return the verdict in a sentence."""
-        a, b = f"tuned {self.method}", f"tuned {self.control}"
-        sentence = verdict(a, b, self.tuned.difference, self.tuned.p_folds, test_train_ratio=self.test_train_ratio)
-        if self.control != _control(self.method):
-            sentence += f"; {_control(self.method)} would have the same batches"
-        return sentence
+        a, b = (f"tuned {algorithm_label(name)}" for name in (self.method, self.control))
+        power = power_of(self.tuned.difference, self.test_train_ratio)
+        sentence = verdict(a, b, self.tuned.difference, self.tuned.p_folds, power=power)
+        sentence += f" ({self.omega.in_words()})" if self.omega else ""
+        other = self.control != _control(self.method)
+        return f"{sentence}; {_control(self.method)} would have the same batches" if other else sentence
 
     def as_dict(self) -> dict[str, Any]:
         """Return it JSON-ready, differences as fractions."""
@@ -60,6 +65,7 @@ class AgainstUniform:
             "difference": round(difference.mean, 6),
             **ends,
             "verdict": self.in_words(),
+            **({"omega": dataclasses.asdict(self.omega)} if self.omega else {}),
             **({"warnings": list(self.warnings)} if self.warnings else {}),
         }
 
@@ -107,7 +113,9 @@ def against_uniform(sweep: LoadedSweep) -> tuple[AgainstUniform, ...]:
         except ConfigError:
             continue  # no finished run of one side
         if comparison.tuned is not None:
-            results.append(AgainstUniform(name, control, comparison.tuned, ratio, comparison.warnings))
+            tried = [c for c in completed(history) if c.values["algorithm"] == name]
+            moves = omega_moves(spec, [(c.values, sweep.state.cells_of.get(c.id, ())) for c in tried])
+            results.append(AgainstUniform(name, control, comparison.tuned, ratio, moves, comparison.warnings))
     return tuple(results)
 
 
@@ -125,6 +133,8 @@ def conclusion(results: tuple[AgainstUniform, ...]) -> str:
     if not results:
         return ""
     most = max(results, key=lambda r: abs(r.tuned.difference.mean))
+    if not any(r.tuned.difference.useful for r in results):
+        return f"too few runs to compare learned with uniform loss weights; the largest difference: {most.in_words()}"
     return f"learned and uniform loss weights don't differ significantly on this data; the largest difference: {most.in_words()}"
 
 

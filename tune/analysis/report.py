@@ -7,11 +7,11 @@ import itertools
 from collections.abc import Mapping
 
 from leebert.errors import LeebertError
-from leebert.tradeoff import Tradeoff, mean_curve
+from leebert.tradeoff import SPEED_UP, Tradeoff, mean_curve
 from tune.analysis import figures
 from tune.analysis.compare_html import draw_best
-from tune.analysis.compare_sweeps import compare_pool
-from tune.analysis.compare_text import findings
+from tune.analysis.compare_sweeps import OnSweep, at_speed_ups, compare_pool
+from tune.analysis.compare_text import findings, verdict_lines
 from tune.analysis.html import HtmlPage
 from tune.analysis.importance import FORESTS, LEAST, TOGETHER, TOP_LEAST, importances
 from tune.analysis.labels import algorithm_label
@@ -20,6 +20,7 @@ from tune.analysis.overview import count_states, majority_note, summary, without
 from tune.analysis.stats import corrected_t
 from tune.analysis.sweeps import SweepPool
 from tune.analysis.tradeoff import RankingObjective, curves_or_none, pareto
+from tune.analysis.verdict import choose_sides
 from tune.analysis.wording import span
 from tune.space import SweepSpec
 from tune.space.values import Range, Values
@@ -29,25 +30,32 @@ from tune.store.history import CellKey, History, describe
 from tune.store.ledger import LedgerRecord, SweepState
 from tune.store.ranking import best, cells_of, completed, exit_scores, one_standard_error, score
 
+#: The comparison of each pair of methods, or why there is none.
+Comparisons = dict[tuple[str, str], OnSweep | str]
+
 
 def sweep_page(folder: SweepFolder) -> HtmlPage:
-    """Make the page: search space, best configuration and front, learning curves, importance, comparisons, failures."""
+    """Make the page: verdict, search space, best configuration and front, learning curves, importance, comparisons, failures."""
     pool = SweepPool.of(folder, epochs=True)
     spec, state = pool.spec, pool.state
     page = HtmlPage(f"Sweep {folder.name} on {spec.task_name}")
     if pool.unfinished:
         page.text(f"{pool.unfinished[0].upper()}{pool.unfinished[1:]}: the results are preliminary.")
+    replayed: dict[CellKey, Tradeoff] = {}
+    compared: Comparisons = {}
+    if completed(state.history()):
+        replayed = curves_or_none(folder.path, _with_curves(state), folder.manifest["metric"])
+        compared = _comparisons(pool, replayed)
+        _verdict(page, compared)
     page.heading("Search space")
     page.table(_searched(folder, spec, state), numbers=False)
-    replayed: dict[CellKey, Tradeoff] = {}
     if not completed(state.history()):
         page.text("No configuration has finished all its runs yet.")
     else:
-        replayed = curves_or_none(folder.path, _with_curves(state), folder.manifest["metric"])
         _chosen(page, pool, replayed)
         _by_algorithm(page, pool)
         _importance(page, spec, state.history())
-        _compared(page, pool, replayed)
+        _compared(page, compared)
     page.heading("All configurations, best first")
     page.table(_configurations(folder, spec, state, replayed))
     page.text(f"layers: {FEWEST}.")
@@ -194,7 +202,7 @@ def _exits(groups: Mapping[str, History], pool: SweepPool) -> list[tuple[str, ..
         intervals = [
             corrected_t(column.tolist(), pool.test_train_ratio) for column in exit_scores(side, cells_of(side)).T
         ]
-        texts = (f"{100 * i.mean:.2f}" + (f" ({span(i)})" if i.defined else "") for i in intervals)
+        texts = (f"{100 * i.mean:.2f}" + (f" ({span(i, least=2)})" if i.defined else "") for i in intervals)
         columns += [(name, *texts)] if intervals else []
     exits = ("exit", *map(str, range(1, max(map(len, columns), default=1))))
     return list(itertools.zip_longest(exits, *columns, fillvalue=""))  # methods with one exit have one row
@@ -221,20 +229,43 @@ def _importance(page: HtmlPage, spec: SweepSpec, history: History) -> None:
     )
 
 
-def _compared(page: HtmlPage, pool: SweepPool, replayed: Mapping[CellKey, Tradeoff]) -> None:
-    """Add all pairs of methods: verdicts with their basis, each warning once, and the number of tests."""
-    page.heading("Paired comparisons of methods")
+def _comparisons(pool: SweepPool, replayed: Mapping[CellKey, Tradeoff]) -> Comparisons:
+    """Compare all pairs of methods, first the one of the verdict; that one at all its speed-ups, the others at one."""
     algorithms = pool.spec.algorithms
     if len(algorithms) < 2:
+        return {}
+    main = choose_sides([pool.sweeps[0].folder])
+    others = (pair for pair in itertools.combinations(algorithms, 2) if set(pair) != set(main))
+    compared: Comparisons = {}
+    for pair in (main, *others):
+        objectives = at_speed_ups() if pair == main else [RankingObjective.of(f"speed-up={SPEED_UP:g}")]
+        try:
+            compared[pair] = compare_pool(pool, *pair, objectives=objectives, replayed=replayed or None)
+        except LeebertError as error:
+            compared[pair] = str(error)
+    return compared
+
+
+def _verdict(page: HtmlPage, compared: Comparisons) -> None:
+    """Add the verdict on the first pair that could be compared."""
+    for result in compared.values():
+        if isinstance(result, OnSweep):
+            page.heading("Verdict")
+            page.text(*verdict_lines(result.verdict))
+            return
+
+
+def _compared(page: HtmlPage, compared: Comparisons) -> None:
+    """Add all pairs of methods: verdicts with their basis, each warning once, and the number of tests."""
+    page.heading("Paired comparisons of methods")
+    if not compared:
         page.text("The sweep has one method.")
         return
     size = 0
     warnings: list[str] = []
-    for a, b in itertools.combinations(algorithms, 2):
-        try:
-            result = compare_pool(pool, a, b, objectives=[RankingObjective.of("speed-up=2")], replayed=replayed or None)
-        except LeebertError as error:
-            page.text(f"{algorithm_label(a)} and {algorithm_label(b)}: {error}")
+    for (a, b), result in compared.items():
+        if isinstance(result, str):
+            page.text(f"{algorithm_label(a)} and {algorithm_label(b)}: {result}")
             continue
         size += result.size
         page.text(*findings(result.scores))

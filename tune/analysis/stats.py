@@ -16,6 +16,9 @@ from scipy import special
 #: Up to this number of sign patterns all are enumerated; beyond, they are drawn at random.
 EXACT_PATTERNS = 2**16
 
+#: With fewer runs than this the t distribution has such heavy tails that an interval is too wide to be of use.
+USEFUL = 4
+
 
 @dataclasses.dataclass(frozen=True)
 class Interval:
@@ -41,6 +44,37 @@ class Interval:
     def defined(self) -> bool:
         """Whether there is an interval."""
         return not math.isnan(self.low)
+
+    @property
+    def useful(self) -> bool:
+        """Whether there is an interval of enough runs (:data:`USEFUL`) to be shown."""
+        return self.defined and self.cells >= USEFUL
+
+    def missing(self, unit: str = "run") -> str:
+        """Return why no interval is shown; empty if one is.
+
+        Args:
+            unit: What the differences are of, `run` or `task`.
+        """
+        if self.cells < USEFUL:
+            return (
+                f"{self.cells} {unit}{'s are' if self.cells > 1 else ' is'} too few for an interval (at least {USEFUL})"
+            )
+        return "" if self.defined else f"every {unit} shows the same difference, so there is no interval"
+
+    def significant(self, p_folds: float | None = None) -> bool | None:
+        """Return whether the difference is significant over runs and, if folds have several seeds, over folds too.
+
+        Args:
+            p_folds: The p-value over folds, with seeds averaged; None if no fold has two seeds.
+
+        Returns:
+            The answer; None if no interval is shown, as nothing can be said.
+        """
+        if not self.useful:
+            return None
+        alpha = 1 - self.confidence
+        return self.p < alpha and (p_folds is None or p_folds < alpha)
 
 
 def corrected_t(diffs: Sequence[float], test_train_ratio: float, confidence: float = 0.95) -> Interval:
@@ -78,37 +112,6 @@ def fold_ratio(folds: int) -> float:
     if folds < 2:
         raise ValueError(f"k folds with k >= 2 have a ratio of 1/(k-1), not {folds}")
     return 1 / (folds - 1)
-
-
-def samples_needed(
-    interval: Interval, test_train_ratio: float, difference: float, power: float = 0.8, most: int = 1000
-) -> int | None:
-    """Return the number of runs, present ones included, at which a test detects a difference with the given power.
-
-    The power of the two-sided (corrected) one-sample t is that of the noncentral t distribution with J - 1 degrees of
-    freedom and noncentrality δ / (s·√(1/J + n_test/n_train)); Cohen, "Statistical Power Analysis for the Behavioral
-    Sciences" (1988), section 2.3, with the variance of :func:`corrected_t`. That variance never falls below
-    s²·n_test/n_train, so a small difference may be out of reach of any number of runs.
-
-    Args:
-        interval: The interval of :func:`corrected_t` on the present runs, from which s is recovered.
-        test_train_ratio: The ratio with which it was computed.
-        difference: δ, the difference to detect, a fraction above 0.
-        power: The wanted probability of a significant result, between 0 and 1.
-        most: The largest number of runs to consider.
-
-    Returns:
-        The smallest J >= 2 with at least this power; None if there is none up to `most`.
-    """
-    quantile = (1 + interval.confidence) / 2
-    error = (interval.high - interval.low) / 2 / float(special.stdtrit(interval.cells - 1, quantile))
-    std = error / math.sqrt(1 / interval.cells + test_train_ratio)
-    runs = np.arange(2, most + 1)
-    noncentrality = difference / (std * np.sqrt(1 / runs + test_train_ratio))
-    critical = special.stdtrit(runs - 1, quantile)
-    # The opposite tail, a significant difference of the wrong sign, adds less than 1e-4 at any power worth having.
-    sufficient = 1 - special.nctdtr(runs - 1, noncentrality, critical) >= power
-    return int(runs[np.argmax(sufficient)]) if sufficient.any() else None
 
 
 def sign_flip(diffs: Sequence[float], seed: int = 0, permutations: int = 10_000) -> float:

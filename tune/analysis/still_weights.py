@@ -79,6 +79,62 @@ def weights_of(record: LedgerRecord, parametrisation: str) -> Weights | None:
 
 
 @dataclasses.dataclass(frozen=True)
+class OmegaMoves:
+    """How some configurations learn their loss weights, and how far these moved.
+
+    Attributes:
+        optimizers: The values of `omega_optimizer`; `own` for a method's own update of ω.
+        configurations: The number of configurations that learn ω.
+        moved: In how many of them a weight changed by at least :data:`leebert.omega.MOVED` in a run; None if not recorded.
+        most: The largest change of a weight; None if not recorded.
+    """
+
+    optimizers: tuple[str, ...]
+    configurations: int
+    moved: int | None
+    most: float | None
+
+    def in_words(self) -> str:
+        """Return the optimiser of ω and whether ω moved."""
+        by = ", ".join("own update of ω" if one == "own" else f"omega_optimizer {one}" for one in self.optimizers)
+        if self.moved is None or self.most is None:
+            return f"{by}, movement of ω not recorded"
+        if not self.moved:
+            return (
+                f"{by}, ω stayed within {self.most:.2g} of its start (less than {MOVED:g}): practically uniform weights"
+            )
+        of = "" if self.moved == self.configurations else f" in {self.moved} of {self.configurations} configurations"
+        return f"{by}, ω moved{of} by up to {self.most:.2g}"
+
+
+def omega_moves(
+    spec: SweepSpec, configurations: Sequence[tuple[Mapping[str, Any], Sequence[LedgerRecord]]]
+) -> OmegaMoves | None:
+    """Measure how far the loss weights of configurations moved.
+
+    Args:
+        spec: The sweep's space.
+        configurations: The values of each configuration, and the end records of its runs.
+
+    Returns:
+        The optimisers and the movement over those that learn ω; None if none does.
+    """
+    every = [(spec.train_config(values), records) for values, records in configurations]
+    learning = [(config, records) for config, records in every if learns_omega(config.algorithm)]
+    if not learning:
+        return None
+    named = (str(c.omega_optimizer) if METHODS[c.algorithm].reads("omega_optimizer") else "own" for c, _ in learning)
+    optimizers = tuple(dict.fromkeys(named))
+    changes = []
+    for config, records in learning:
+        weights = [weights_of(record, config.parametrisation) for record in records]
+        if not weights or None in weights:
+            return OmegaMoves(optimizers, len(learning), None, None)
+        changes.append(max(one.moved for one in weights if one is not None))
+    return OmegaMoves(optimizers, len(changes), sum(change >= MOVED for change in changes), max(changes))
+
+
+@dataclasses.dataclass(frozen=True)
 class StillPairs:
     """The pairs of a comparison whose loss was the same throughout.
 

@@ -19,14 +19,15 @@ from leebert.data.batches import updates_per_epoch
 from leebert.errors import SweepError
 from leebert.files import write_atomically
 from leebert.majority import margin_in_words
-from leebert.omega import MOVED, learns_omega
 from leebert.recipe import RunConfig
 from leebert.yaml import dump_yaml
 from tune.analysis.choose import Candidate, Selection
+from tune.analysis.compare_text import print_lines
+from tune.analysis.labels import short_names
 from tune.analysis.learned import ADVICE
 from tune.analysis.learned_weights import against_uniform, printed, recorded
 from tune.analysis.overview import placed
-from tune.analysis.still_weights import weights_of
+from tune.analysis.still_weights import OmegaMoves, omega_moves
 from tune.models.best_file import CellLogits, content_digest, save_logits
 from tune.space.spec import data_config
 from tune.store.curves import layers_needed
@@ -151,14 +152,16 @@ def _margin(choice: Selection) -> dict[str, Any] | None:
     return margin.as_dict() if margin else None
 
 
-def _moved(choice: Selection) -> float | None:
-    """Return the largest change of a loss weight over the chosen configuration's cells; None if none is learned."""
+def _moves(choice: Selection) -> OmegaMoves | None:
+    """Return how the chosen configuration updates ω, and how far it moved; None for fixed weights."""
     chosen = choice.best
-    config = chosen.sweep.spec.train_config(chosen.configuration.values)
-    if not learns_omega(config.algorithm):
-        return None
-    cells = [weights_of(record, config.parametrisation) for record in chosen.records]
-    return None if None in cells else round(max(cell.moved for cell in cells if cell is not None), 6)
+    return omega_moves(chosen.sweep.spec, [(chosen.configuration.values, chosen.records)])
+
+
+def _moved(choice: Selection) -> float | None:
+    """Return the largest change of a loss weight over the chosen configuration's cells; None if unknown."""
+    moves = _moves(choice)
+    return None if moves is None or moves.most is None else round(moves.most, 6)
 
 
 def _layers(candidate: Candidate) -> float | None:
@@ -314,11 +317,10 @@ def print_best(choice: Selection, values: dict[str, Any], path: Path) -> None:
         print(against)
     for line in choice.progress().values():
         print(line)
-    moved = section.get("weights_moved")
-    if moved is not None and moved < MOVED:
-        print(f"its loss weights changed by at most {moved:.2g} (less than {MOVED:g}): practically uniform weights")
+    if moves := _moves(choice):
+        print(f"its loss weights: {moves.in_words()}")
     if learned := section.get("learned_weights"):
-        print("\n".join(printed(learned)))
+        print_lines(printed(learned))
     _print_excluded(choice, section, path)
     if objective.kind != "score":
         print(f"chosen by the {objective}: {100 * section['objective']['value']:.2f}")
@@ -343,7 +345,9 @@ def _print_excluded(choice: Selection, section: dict[str, Any], path: Path) -> N
             f"{len(choice.unlearned)} of {len(choice.candidates)} completed configurations are not significantly above the "
             "majority class and are excluded (--anyway includes them)"
         )
-        _print_configurations("not significantly above the majority class", section["not_distinguishable"], path)
+        _print_configurations(
+            choice, "not significantly above the majority class", section["not_distinguishable"], path
+        )
 
 
 def _print_alternatives(choice: Selection, section: dict[str, Any], path: Path) -> None:
@@ -352,7 +356,7 @@ def _print_alternatives(choice: Selection, section: dict[str, Any], path: Path) 
     print(f"{len(near) - 1} other configuration(s) are within one standard error")
     if len(near) > 1:
         _print_configurations(
-            "layers: the smallest mean exit layer with a score at most one point below full depth", near, path
+            choice, "layers: the smallest mean exit layer with a score at most one point below full depth", near, path
         )
     if "pareto" in section:
         # Each configuration once, from the fewest layers at which it is the best one.
@@ -361,7 +365,10 @@ def _print_alternatives(choice: Selection, section: dict[str, Any], path: Path) 
             f"{len({_origin(p) for p in begins})} configuration(s) are on the Pareto front of score against mean exit layer"
         )
         _print_configurations(
-            f"layers: where a configuration's part of the front begins, under {choice.objective.under}", begins, path
+            choice,
+            f"layers: where a configuration's part of the front begins, under {choice.objective.under}",
+            begins,
+            path,
         )
     elif choice.no_front:
         print(f"no Pareto front of score against mean exit layer: {choice.no_front}")
@@ -371,14 +378,18 @@ def _origin(point: dict[str, Any]) -> tuple[str, str]:
     return point.get("sweep", ""), point["configuration"]
 
 
-def _print_configurations(title: str, configurations: list[dict[str, Any]], path: Path) -> None:
-    """Print a table of configurations with their scores, and their layers or margins."""
+def _print_configurations(choice: Selection, title: str, configurations: list[dict[str, Any]], path: Path) -> None:
+    """Print a table of configurations, named by what differs between the candidates, with scores and layers or margins."""
     from rich.console import Console
 
+    # Candidates of several sweeps may have the same values.
+    values = [candidate.configuration.values for candidate in choice.candidates.values()]
+    ids = (candidate.configuration.id for candidate in choice.candidates.values())
+    names = dict(zip(ids, short_names(values), strict=True))
     last = "margin" if configurations and "margin" in configurations[0] else "layers"
     rows = []
     for one in configurations[:PRINTED]:
-        name = " ".join(filter(None, (one.get("sweep"), describe(one["values"]))))
+        name = " ".join(filter(None, (one.get("sweep"), names[one["configuration"]])))
         if last == "margin":
             end = (
                 "collapsed"
@@ -388,6 +399,7 @@ def _print_configurations(title: str, configurations: list[dict[str, Any]], path
         else:
             end = f"{one['layers']:.2f}" if "layers" in one else ""
         rows.append((name, f"{100 * one['score']:.2f}", end))
-    Console().print(table(("configuration", "score", last), rows, title=title))
+    print(title)  # as the table's title it would wrap at the table's width
+    Console().print(table(("configuration", "score", last), rows))
     if len(configurations) > PRINTED:
         print(f"and {len(configurations) - PRINTED} more in {path}")

@@ -10,8 +10,8 @@ from typing import Any
 
 from leebert.errors import LeebertError
 from leebert.methods import METHODS, Method
-from tune.analysis.compare import compare
-from tune.analysis.compare_text import based_on, line_verdict
+from tune.analysis.compare import compare, line_verdict
+from tune.analysis.compare_text import based_on
 from tune.analysis.labels import PAIR_COLOURS, algorithm_label
 from tune.analysis.stats import Interval, corrected_t, fold_ratio
 from tune.store.ledger import SweepState

@@ -1,0 +1,119 @@
+"""The verdict on A against B: one object for the sentence, the forest plot and the curves."""
+
+import json
+
+import numpy as np
+import pytest
+from scored_sweep import scored_sweep
+
+from leebert.errors import ConfigError
+from tune.analysis.compare_sweeps import at_speed_ups, compare_sweeps, verdict_on
+from tune.analysis.labels import short_names
+from tune.analysis.stats import corrected_t
+from tune.analysis.verdict import Verdict, choose_sides
+
+
+def ahead(by, noise=0.002):
+    """CLO is ahead of BLO, a little differently in every run."""
+
+    def score(values, seed, fold):
+        rng = np.random.default_rng([seed, fold, int(1e6 * values["lr_theta"]), values.get("cycle_length", 0)])
+        return 0.6 + by * (values["algorithm"] == "clo-v2") + noise * float(rng.normal())
+
+    return score
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory):
+    return scored_sweep(tmp_path_factory.mktemp("verdict") / "s", ahead(0.05), seeds=[0, 1])
+
+
+def test_a_verdict_has_all_that_is_drawn_and_written(sweep):
+    verdict = verdict_on(sweep)
+    keys = ["score", "exit_01", "exit_02", "exit_03", "speed_up_1.5", "speed_up_2", "speed_up_3", "tuned"]
+    assert [effect.key for effect in verdict.effects] == keys
+    assert (verdict.a.name, verdict.b.name, verdict.runs, verdict.pairs) == ("CLO-v2", "BLO", 6, 4)
+    assert (verdict.a.options, verdict.b.options) == ({"cycle_length": [2, 4]}, {})
+    assert (verdict.a.configurations, verdict.b.configurations) == (4, 2)
+    assert verdict.winner == "CLO-v2"
+    assert verdict.main.estimate == pytest.approx(0.05, abs=0.003)
+    assert verdict.sentence.startswith("CLO-v2 is better than BLO in validation score: +")
+    assert verdict.a.omega_optimizers
+    assert verdict.a.learns_omega
+    assert (verdict.a.moved_configurations, verdict.b.moved_configurations) == (4, 2), "weights are 1.6 at the end"
+    assert verdict.a.learned is not None
+    assert verdict.a.majority is not None
+    plain = json.loads(json.dumps(verdict.as_dict(), allow_nan=False))
+    assert Verdict.from_dict(plain) == verdict
+
+
+def test_the_curves_are_means_of_the_replayed_ones(sweep):
+    (result,) = compare_sweeps([sweep], "clo-v2", "blo", objectives=at_speed_ups())
+    verdict = result.verdict
+    a, b, difference = (verdict.curves[name] for name in ("a", "b", "difference"))
+    assert a.speed_ups == b.speed_ups
+    assert a.speed_ups[-1] == 1.0
+    assert a.band == "interval"
+    assert np.array(a.scores) - b.scores == pytest.approx(np.array(difference.scores), abs=2e-6)
+    assert all(low <= mean <= high for low, mean, high in zip(a.low, a.scores, a.high, strict=True))
+    at_2 = next(e for e in verdict.effects if e.key == "speed_up_2")
+    at = np.interp(1.5, difference.layers, difference.scores)  # three layers
+    assert at == pytest.approx(at_2.estimate, abs=2e-3)
+    # By hand: every run's curve, averaged over the pairs, in the last point.
+    overall = result.scores.overall
+    by_run = [np.mean([result.replayed[p[0], *c].scores[-1] for p in overall.paired]) for c in overall.cells]
+    assert a.scores[-1] == pytest.approx(np.mean(by_run), abs=1e-6)
+    assert a.low[-1] == pytest.approx(corrected_t(by_run, 1 / 2).low, abs=1e-6)
+
+
+def test_all_pairs_together_are_the_mean_over_the_lines(sweep):
+    (result,) = compare_sweeps([sweep], "clo-v2", "blo")
+    lines, overall = result.scores.lines, result.scores.overall
+    assert len(lines) == 2
+    assert len(overall.paired) == 4
+    assert overall.difference.mean == pytest.approx(np.mean([line.difference.mean for line in lines]))
+    (one,) = compare_sweeps([sweep], "clo-v2", "blo", where={"cycle_length": "4"})
+    assert one.scores.overall is one.scores.lines[0]
+    assert one.verdict.no_curves == "not requested"
+
+
+@pytest.mark.parametrize(("seeds", "runs"), [([0], 3), ([0, 1], 6)])
+def test_too_few_runs_have_no_interval(tmp_path, seeds, runs):
+    verdict = verdict_on(scored_sweep(tmp_path / "s", ahead(0.05), seeds=seeds))
+    shown = runs >= 4
+    assert all((effect.low is not None) == shown for effect in verdict.effects if effect.estimate is not None)
+    assert verdict.curves["a"].band == ("interval" if shown else "range")
+    if not shown:
+        assert verdict.main.significant is None
+        assert verdict.winner == ""
+        assert verdict.power is None
+        assert verdict.sentence.endswith("validation score, 3 runs each: too few for an interval (at least 4)")
+
+
+def test_the_default_pair(tmp_path):
+    rates = {"lr_theta": [1e-5, 1e-4]}
+
+    def sides(*algorithms, **options):
+        sweep = scored_sweep(
+            tmp_path / "-".join(algorithms), ahead(0), state=lambda v: "", algorithms=[*algorithms], space=rates
+        )
+        return choose_sides([sweep], **options)
+
+    assert sides("uniform", "blo", "clo-v2") == ("clo-v2", "blo")
+    assert sides("uniform", "blo", "slo", b="blo") == ("uniform", "blo")
+    assert sides("slo", "blo", "uniform") == ("slo", "blo")
+    assert choose_sides([scored_sweep(tmp_path / "o", ahead(0))], "lr_theta") == ("1e-05", "0.0001")
+    with pytest.raises(
+        ConfigError, match="algorithm: the sweep has clo-v1; name two values that it has by --a and --b"
+    ):
+        sides("clo-v1")
+
+
+def test_configurations_are_named_by_what_differs():
+    blo, clo = {"algorithm": "blo", "lr_theta": 1e-5}, {"algorithm": "clo-v2", "lr_theta": 1e-5, "cycle_length": 4}
+    assert short_names([blo, clo]) == ["BLO", "CLO-v2"], "C has one value"
+    assert short_names([blo, clo, {**clo, "cycle_length": 2}]) == ["BLO", "CLO-v2 C=4", "CLO-v2 C=2"]
+    assert short_names([clo, {**clo, "lr_theta": 1e-4}]) == ["λ1=1e-05", "λ1=0.0001"]
+    assert short_names([clo]) == ["CLO-v2 λ1=1e-05 C=4"]
+    without = {key: value for key, value in clo.items() if key != "cycle_length"}
+    assert short_names([clo, without]) == ["C=4", "CLO-v2"]
