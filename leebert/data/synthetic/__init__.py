@@ -17,19 +17,8 @@ from leebert.errors import DataError
 
 LABELS = ("negative", "positive")
 
-_POSITIVE = (
-    "wonderful",
-    "great",
-    "lovely",
-    "perfect",
-    "superb",
-    "charming",
-    "good",
-    "excellent",
-    "delightful",
-    "brilliant",
-)
-_NEGATIVE = ("awful", "bad", "horrible", "poor", "nasty", "terrible", "dreadful", "dull", "disappointing", "miserable")
+_POSITIVE = ("wonderful", "great", "lovely", "superb", "charming", "excellent")
+_NEGATIVE = ("awful", "bad", "horrible", "poor", "dreadful", "dull")
 _THINGS = (
     "soup", "bread", "wine", "pasta", "salad", "coffee", "waiter", "music", "room", "bed", "view", "pool", "garden", "staff",
     "menu", "service",
