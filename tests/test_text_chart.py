@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 
 import pytest
+from saved_models import save_model
+from scored_sweep import scored_sweep
 
+from leebert.live import classify
 from leebert.text_chart import line_chart, supports_unicode
+from tune.analysis.terminal_chart import sweep_chart
 
 TICKS = {1.0: "1 (4x)", 2.0: "2 (2x)", 4.0: "4 (1x)"}
 
@@ -62,3 +67,26 @@ def test_no_curve_or_too_many(series) -> None:
 @pytest.mark.parametrize(("encoding", "expected"), [("utf-8", True), ("ascii", False), ("latin-1", False)])
 def test_the_stream_decides_on_unicode(encoding: str, expected: bool) -> None:
     assert supports_unicode(io.TextIOWrapper(io.BytesIO(), encoding=encoding)) is expected
+
+
+def test_a_sweep_draws_each_methods_best_configuration(tmp_path: Path) -> None:
+    folder = scored_sweep(tmp_path / "sweep", lambda values, seed, fold: 0.6 + 0.1 * (values["cycle_length"] == 4)
+                          if values["algorithm"] == "clo-v2" else 0.65)  # fmt: skip
+    lines = sweep_chart(folder, width=70, unicode=False)
+    assert lines[-1].startswith("o CLO-v2")
+    assert "x BLO" in lines[-1]
+    assert "1 (3x)" in "\n".join(lines)
+    assert max(map(len, lines)) <= 70
+    assert sweep_chart(scored_sweep(tmp_path / "none", lambda *_: 0.5, state=lambda values: "")) == []
+
+
+@pytest.mark.slow
+def test_a_text_is_classified_by_the_layers_until_its_exit(tmp_path: Path) -> None:
+    model = save_model(tmp_path / "model", None, ("no", "yes"))
+    early = classify(model, "the film was good", rounds=3)
+    assert early.label in ("no", "yes")
+    assert 1 <= early.exit_layer <= early.depth == 4
+    assert early.milliseconds > 0
+    text = early.in_words()
+    assert f"after layer {early.exit_layer} of 4" in text
+    assert "wall-clock speed-up" in text
