@@ -7,9 +7,6 @@ attach exits to every layer and inference can stop after any. Families differ on
 from __future__ import annotations
 
 import dataclasses
-import difflib
-import importlib.util
-import pkgutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +17,7 @@ from transformers.configuration_utils import PreTrainedConfig
 from transformers.masking_utils import create_bidirectional_mask
 from transformers.modeling_utils import PreTrainedModel
 
+from leebert.backbone_files import locate
 from leebert.errors import BackboneError
 
 #: One layer of an encoder: maps states (B, L, H) and the attention mask to the next states.
@@ -116,52 +114,6 @@ class LayerStack:
     def layers(self) -> list[nn.Module]:
         """Return the M layers, callables (states, mask) → next states."""
         return self.family.layers(self.encoder)
-
-
-def _similar(name: str) -> str:
-    """Suggest an installed package with a similar name; empty if there is none."""
-    installed = [module.name for module in pkgutil.iter_modules() if module.ispkg]
-    close = difflib.get_close_matches(name, installed, 1)
-    return f" (did you mean {close[0]!r}?)" if close else ""
-
-
-def locate(spec: str) -> tuple[str, str | None]:
-    """Resolve the name of a backbone.
-
-    Args:
-        spec: A folder, `package:NAME/path` for weights inside an installed package, or a hub id with an optional @revision.
-
-    Returns:
-        Folder or hub id, and the revision.
-
-    Raises:
-        BackboneError: The folder or package does not exist.
-    """
-    if spec.startswith("package:"):
-        name, _, inner = spec.removeprefix("package:").partition("/")
-        package = importlib.util.find_spec(name) if name.isidentifier() else None
-        if package is None or not package.submodule_search_locations:
-            raise BackboneError(
-                f"backbone {spec}: no package {name!r} is installed{_similar(name)}; check the name, or install the package "
-                "that contains the weights"
-            )
-        root = Path(next(iter(package.submodule_search_locations))).resolve()
-        folder = (root / inner).resolve()
-        if root not in (folder, *folder.parents):
-            raise BackboneError(f"backbone {spec}: the path points outside the package")
-        return _folder(spec, folder), None
-    if Path(spec).exists() or spec.startswith((".", "/", "~")):
-        return _folder(spec, Path(spec).expanduser()), None
-    name, _, revision = spec.partition("@")
-    return name, revision or None
-
-
-def _folder(spec: str, folder: Path) -> str:
-    if not folder.is_dir():
-        raise BackboneError(f"backbone {spec}: no folder {folder}")
-    if not (folder / "config.json").is_file():
-        raise BackboneError(f"backbone {spec}: no config.json in {folder}; give a folder in Hugging Face's layout")
-    return str(folder)
 
 
 def load_config(spec: str) -> PreTrainedConfig:

@@ -1,4 +1,4 @@
-"""The command line `leebert`: train, evaluate, predict, calibrate, and tables of methods, criteria and metrics.
+"""The command line `leebert`: init, train, evaluate, predict, calibrate, and tables of methods, criteria and metrics.
 
 Commands import torch and transformers inside their functions, so that `--help` is fast.
 """
@@ -15,7 +15,7 @@ from typing import Annotated, Any
 
 import typer
 
-from leebert import console
+from leebert import console, live
 from leebert.cli_options import (
     Backbone,
     BatchSize,
@@ -54,6 +54,36 @@ def _program(
 
 
 @app.command(cls=Command)
+def init(
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="FILE", help="Your labelled data: .csv, .tsv, .jsonl, .json or .parquet; or OWNER/NAME on the hub."
+        ),
+    ],
+    text: Texts = None,
+    label: Annotated[str | None, typer.Option(help="Name of the label column; by default guessed.")] = None,
+    hub_config: Annotated[
+        str | None, typer.Option("--hub-config", help="Configuration of a hub data set that has several.")
+    ] = None,
+    backbone: Backbone = None,
+    out: Annotated[Path | None, typer.Option(help="File to write; NAME.yaml by default.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace existing files.")] = False,
+    json_: Json = False,
+) -> None:
+    """Write a task and a small search space for your own data, with comments, and print the next commands."""
+    from leebert.starter import print_started, start
+
+    started = start(
+        source, texts=text or (), label=label, hub_config=hub_config, backbone=backbone, out=out, force=force
+    )
+    if json_:
+        console.emit_json(started.as_dict())
+    else:
+        print_started(started)
+
+
+@app.command(cls=Command)
 def train(
     config: Annotated[
         Path | None, typer.Option(help="YAML configuration of one run, such as best/mrpc.yaml; options override it.")
@@ -77,6 +107,7 @@ def train(
     from leebert.config import parse
     from leebert.outside import refuse_missing
     from leebert.recipe import RunConfig, check_options, is_unfinished, train_model
+    from leebert.training_data import check_files, effective_task
 
     values = _file_of_a_run(config) if config else {}
     options = {
@@ -96,9 +127,11 @@ def train(
         raise ConfigError(f"--out {out}: the folder already holds a model; choose another folder, or remove it")
     check_options(checked)
     check_writable(out, "--out")
+    check_files(effective_task(checked.task, checked.data.group_by), checked.data, checked.model)
 
-    console.quiet_transformers()
-    summary = _with_progress(lambda **hooks: train_model(checked, out, device=device, hold_out=hold_out, **hooks))
+    with live.display("loading libraries"):
+        console.quiet_transformers()
+        summary = _with_progress(lambda **hooks: train_model(checked, out, device=device, hold_out=hold_out, **hooks))
     if json_:
         console.emit_json({**summary, "out": str(out)})
     else:
@@ -197,36 +230,28 @@ def _print_trained(checked: Any, summary: dict[str, Any], out: Path) -> None:
         print(in_words(AgainstMajority.of(summary["majority"]), task.label_names))
     if task.eval_splits:
         where = f" --data-dir {shlex.quote(checked.data.dir)}" if checked.data.dir else ""
-        print(f"next: leebert evaluate {shlex.quote(str(out))}{where}")
+        console.next_step(f"leebert evaluate {shlex.quote(str(out))}{where}")
+    else:
+        console.next_step(f"leebert predict {shlex.quote(str(out))} FILE")
 
 
 def _with_progress(work: Any) -> Any:
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
+    """Run a training with a live display; a line on stderr for each epoch."""
     from leebert.majority import single_class
 
     warned: set[int] = set()
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    on = console.stderr_console()
-    # If stderr is not a terminal, a progress bar prints only an empty line.
-    with Progress(*columns, console=on, transient=True, disable=not on.is_terminal) as progress:
-        bar = progress.add_task("training", total=None)
 
-        def report(epoch: Any) -> None:
-            loss = "" if epoch.train_loss is None else f"  loss {epoch.train_loss:.4f}"
-            score = "" if epoch.score is None else f"  score {100 * epoch.score:.2f}"
-            exits = " ".join(f"{100 * s:.1f}" for s in epoch.exits.get("score", []))
-            progress.console.print(f"epoch {epoch.epoch + 1}  {epoch.stage}{loss}{score}  {exits}", highlight=False)
-            fresh = set(epoch.collapsed) - warned
-            if fresh:
-                warned.update(fresh)
-                progress.console.print(single_class(fresh, len(epoch.exits["score"])))
+    def report(epoch: Any) -> None:
+        loss = "" if epoch.train_loss is None else f"  loss {epoch.train_loss:.4f}"
+        score = "" if epoch.score is None else f"  score {100 * epoch.score:.2f}"
+        exits = " ".join(f"{100 * s:.1f}" for s in epoch.exits.get("score", []))
+        print(f"epoch {epoch.epoch + 1}  {epoch.stage}{loss}{score}  {exits}", file=sys.stderr, flush=True)
+        fresh = set(epoch.collapsed) - warned
+        if fresh:
+            warned.update(fresh)
+            print(single_class(fresh, len(epoch.exits["score"])), file=sys.stderr, flush=True)
 
-        return work(
-            report=report,
-            on_step=lambda step: progress.update(bar, completed=step),
-            on_plan=lambda total: progress.update(bar, total=total),
-        )
+    return work(report=report, **live.updates("training"))
 
 
 @app.command(cls=Command)
@@ -242,6 +267,9 @@ def evaluate(
     ] = 50,
     device: Device = "auto",
     precision: Precision = None,
+    all_: Annotated[
+        bool, typer.Option("--all", help="Print every exit criterion; by default at most 8 points of the one in use.")
+    ] = False,
     json_: Json = False,
 ) -> None:
     """Score every exit, and every exit criterion at a range of thresholds, in one pass over the data."""
@@ -249,25 +277,27 @@ def evaluate(
         print("warning: --thresholds has no effect: the table is in steps of layers; leave it out", file=sys.stderr)
     if out:
         check_file_writable(out, "--out")
-    loaded, tokenizer = _load(model)
-    runtime = _runtime(loaded, precision, device)
-    loaded.to(runtime.device)
-    if loaded.config.task is None:
-        raise ConfigError(f"{model}/config.json: task is missing; evaluate a model that `leebert train` has written")
-    from leebert.data.tasks import any_task
     from leebert.kinds import kind_of
-    from leebert.report import evaluate_split, print_evaluation
 
-    task = any_task(loaded.config.task)
+    task = _task_of(model)
     splits = [split] if split else list(task.eval_splits)
     if not splits:
         raise DataError(f"task {task.name}: no development split is declared; name a split with --split")
-    results = {}
     for name in splits:
-        results[name] = evaluate_split(
-            loaded, tokenizer, kind_of(task).read(task, name, data_dir), task.metric, runtime,
-            batch_size=batch_size, timed_rows=timed_rows, progress=partial(_bar, what=name),
-        )  # fmt: skip
+        kind_of(task).check_files(task, None, data_dir, name)
+    results = {}
+    with live.display("loading the model"):
+        loaded, tokenizer = _load(model)
+        runtime = _runtime(loaded, precision, device)
+        loaded.to(runtime.device)
+        from leebert.report import evaluate_split, print_evaluation
+
+        for name in splits:
+            live.phase(f"{name}: reading the samples")
+            results[name] = evaluate_split(
+                loaded, tokenizer, kind_of(task).read(task, name, data_dir), task.metric, runtime,
+                batch_size=batch_size, timed_rows=timed_rows, progress=partial(live.track, what=name),
+            )  # fmt: skip
     if out:
         out.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(out, json.dumps(results, indent=1))
@@ -275,7 +305,10 @@ def evaluate(
         console.emit_json(results)
     else:
         for name, result in results.items():
-            print_evaluation(name, result, task.label_names)
+            print_evaluation(name, result, task.label_names, every=all_)
+        if not all_:
+            print("other exit criteria, and all thresholds: leebert evaluate --all")
+        console.next_step(f"leebert predict {shlex.quote(str(model))} FILE")
 
 
 @app.command(cls=Command)
@@ -324,6 +357,8 @@ def predict(
         check_writable(glue, "--glue")
     elif out:
         check_file_writable(out, "--out")
+    if not glue:
+        _check_input(input_)
     loaded, tokenizer = _load(model)
     from leebert.config import ExitConfig, parse
     from leebert.exits.checks import check_threshold, warn_if_unreachable
@@ -347,14 +382,14 @@ def predict(
 
         written = submission.submit(
             loaded, tokenizer, glue, exiting, runtime, source=data_dir, any_rows=any_rows, batch_size=batch_size,
-            progress=partial(_bar, what="samples"),
+            progress=partial(live.track, what="samples"),
         )  # fmt: skip
         _warn(warning)
         submission.print_submission(glue, written, loaded.depth, submission.fill(glue) if fill else [])
         return
     columns, rows = kind_of_model(loaded).predictions(
         loaded, tokenizer, _source(input_), text or (), criterion=exiting, runtime=runtime, batch_size=batch_size,
-        progress=partial(_bar, what="samples") if out else iter,
+        progress=partial(live.track, what="samples") if out else iter,
     )  # fmt: skip
     if out is None:
         if not write_predictions(_warned(rows, warning), sys.stdout, form, columns):
@@ -447,8 +482,9 @@ def calibrate(
     """Calibrate the thresholds of a model on unlabelled texts, to hit a target layer speed-up or drop in score."""
     if (speed_up is None) == (max_loss is None):
         raise ConfigError("calibrate needs one target: give --speed-up RATIO or --max-loss POINTS")
-    loaded, tokenizer = _load(model)
+    _check_input(texts)
     check_writable(model, "model")
+    loaded, tokenizer = _load(model)
     runtime = _runtime(loaded, None, device)
     loaded.to(runtime.device)
     from leebert.calibration import calibrate as choose
@@ -462,13 +498,14 @@ def calibrate(
         "stdin" if texts == "-" else Path(texts).name,
         Aim.of(max_loss, speed_up), criterion or loaded.config.exit_strategy, runtime,
         validated=saved_tradeoffs(read_curves(model, validated=True), loaded.exit_layers, loaded.depth), batch_size=batch_size,
-        progress=partial(_bar, what="samples"),
+        progress=partial(live.track, what="samples"),
     )  # fmt: skip
     before = save_calibration(model, calibration)
     if json_:
         console.emit_json(calibration.as_dict())
     else:
         print_calibration(model, calibration, before)
+        console.next_step(f"leebert predict {shlex.quote(str(model))} FILE")
 
 
 def _source(input_: str) -> Any:
@@ -476,31 +513,49 @@ def _source(input_: str) -> Any:
     return getattr(sys.stdin, "buffer", sys.stdin) if input_ == "-" else Path(input_)
 
 
-def _load(folder: Path) -> tuple[Any, Any]:
-    """Load a saved early-exit model in evaluation mode, and its tokenizer (None for images)."""
+def _task_of(folder: Path) -> Any:
+    """Read the task of a saved model, without loading it."""
+    from leebert.data.tasks import any_task
+    from leebert.files import parse_json
+
+    _check_saved(folder)
+    file = folder / "config.json"
+    try:
+        task = parse_json(file.read_text(encoding="utf-8")).get("task")
+    except (ValueError, AttributeError, OSError) as error:
+        raise ConfigError(f"{file} can't be read: {error}") from None
+    if task is None:
+        raise ConfigError(f"{file}: task is missing; evaluate a model that `leebert train` has written")
+    return any_task(task)
+
+
+def _check_saved(folder: Path) -> None:
     if not (folder / "config.json").is_file():
         raise ConfigError(f"{folder}: no config.json; give the folder of a model that `leebert train` has written")
+
+
+def _check_input(input_: str) -> None:
+    """Raise DataError for a missing input file, before the model is loaded."""
+    if input_ != "-" and not Path(input_).exists():
+        raise DataError(f"{input_}: no such file or folder; give a file with the inputs, or - for stdin")
+
+
+def _load(folder: Path) -> tuple[Any, Any]:
+    """Load a saved early-exit model in evaluation mode, and its tokenizer (None for images)."""
+    _check_saved(folder)
     from leebert.kinds import kind_of_saved
 
-    console.quiet_transformers()
-    return kind_of_saved(folder).load(folder)
+    with live.display("loading the model"):
+        console.quiet_transformers()
+        return kind_of_saved(folder).load(folder)
 
 
 def _runtime(model: Any, precision: str | None, device: str) -> Any:
     """Device and precision of a saved model: the precision of its training, unless another is given."""
     from leebert.runtime import Runtime
 
-    if precision not in (None, "auto", "fp32", "bf16"):
-        raise ConfigError(f"--precision {precision}: should be auto, fp32 or bf16")
     chosen: Any = precision or model.config.precision
     return Runtime.of(chosen, device)
-
-
-def _bar(items: Any, what: str) -> Any:
-    from rich.progress import track
-
-    on = console.stderr_console()
-    return track(items, description=what, console=on, transient=True, disable=not on.is_terminal)
 
 
 def main() -> None:

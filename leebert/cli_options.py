@@ -2,17 +2,47 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperCommand
 
+from leebert.errors import ConfigError, DeviceError
+
 #: Former spellings of options. They work in this release, with a warning.
 RENAMED = {"--strategy": "--criterion", "--rule": "--criterion", "--front": "--pareto"}
 
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+_DEVICE = re.compile(r"auto|(cpu|cuda|mps|xpu|xla|hpu|meta)(:\d+)?")
+
+
+def check_device(device: str | None) -> str | None:
+    """Return the value of `--device`, whose name is checked before torch is loaded. Raises DeviceError."""
+    if device is not None and not _DEVICE.fullmatch(device):
+        raise DeviceError(f"--device {device}: unknown; use auto, cpu, cuda or cuda:N")
+    return device
+
+
+def check_criterion(criterion: str | None) -> str | None:
+    """Return the value of `--criterion`, checked before torch is loaded. Raises ConfigError."""
+    if criterion is not None:
+        from leebert.exits import CRITERIA
+
+        if criterion not in CRITERIA:
+            raise ConfigError(f"--criterion {criterion}: {CRITERIA.unknown(criterion)}")
+    return criterion
+
+
+def check_precision(precision: str | None) -> str | None:
+    """Return the value of `--precision`, checked before torch is loaded. Raises ConfigError."""
+    if precision not in (None, "auto", "fp32", "bf16"):
+        raise ConfigError(f"--precision {precision}: should be auto, fp32 or bf16")
+    return precision
+
+
+Device = Annotated[str, typer.Option(callback=check_device, help="auto, cpu, cuda or cuda:N.")]
 Texts = Annotated[
     list[str] | None, typer.Option("--text", help="Name of a text column, repeatable; by default the task's.")
 ]
@@ -36,13 +66,16 @@ Pooling = Annotated[str | None, typer.Option(help="Pooling before each classifie
 Set = Annotated[
     list[str] | None, typer.Option("--set", help="Override key=value of the configuration or search space; repeatable.")
 ]
-Precision = Annotated[str | None, typer.Option(help="auto, fp32 or bf16; by default as in training.")]
+Precision = Annotated[
+    str | None, typer.Option(callback=check_precision, help="auto, fp32 or bf16; by default as in training.")
+]
 BatchSize = Annotated[int, typer.Option(min=1, help="Samples per forward pass; changes only speed and memory.")]
 Criterion = Annotated[
     str | None,
     typer.Option(
+        callback=check_criterion,
         help="Exit criterion, one of `leebert criteria`. By default: for a saved model its own, for a new model the one that "
-        "meets the target best, for scores of sweeps normalised_entropy."
+        "meets the target best, for scores of sweeps normalised_entropy.",
     ),
 ]
 Patience = Annotated[

@@ -8,15 +8,16 @@ import logging
 import os
 import signal
 import sys
+import textwrap
 import warnings
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from leebert.errors import LeebertError
 
-if TYPE_CHECKING:
-    from rich.table import Table
+#: Options of :mod:`textwrap` that keep numbers, paths and options whole.
+_BETWEEN_WORDS: dict[str, Any] = {"break_long_words": False, "break_on_hyphens": False}
 
 
 class _Stderr(logging.Handler):
@@ -134,7 +135,7 @@ def table(
     framed: bool = True,
     lean: bool = False,
     lines: bool = False,
-) -> Table:
+) -> Any:
     """Make a table for the terminal.
 
     Args:
@@ -149,26 +150,59 @@ def table(
         lines: Draw a line after each row.
 
     Returns:
-        A `rich.table.Table`.
+        A `rich.table.Table`, below its title.
     """
     from rich import box
+    from rich.console import Group
     from rich.table import Table
+    from rich.text import Text
 
     frame: dict[str, Any] = {"box": box.SIMPLE_HEAD} if lean or lines or not framed else {}
     if lean:
         frame |= {"padding": 0, "pad_edge": False, "show_edge": False}
-    heads = {"title": title or None, "title_justify": "left", "caption": caption, "caption_justify": "left"}
-    result = Table(**heads, show_lines=lines, **frame)
+    result = Table(caption=caption, caption_justify="left", show_lines=lines, **frame)
     left_aligned = range(left) if isinstance(left, int) else left
     unwrapped = range(whole) if isinstance(whole, int) else whole
     for number, name in enumerate(columns):
-        result.add_column(name, justify="left" if number in left_aligned else "right", no_wrap=number in unwrapped)
+        justify: Any = "left" if number in left_aligned else "right"
+        # A word that is longer than its column, such as a path, goes on in the next line instead of ending in `…`.
+        result.add_column(name, justify=justify, no_wrap=number in unwrapped, overflow="fold")
     for row in rows:
         if row is None:
             result.add_section()
         else:
             result.add_row(*row)
-    return result
+    # Rich would wrap its own title to the width of the table.
+    return Group(Text(title, style="italic"), result) if title else result
+
+
+def listing(rows: Sequence[tuple[str, str]]) -> None:
+    """Print names with their descriptions, which on a terminal are wrapped beside the names."""
+    width = max((len(name) for name, _ in rows), default=0) + 2
+    for name, text in rows:
+        sentence(f"{name:<{width}}{text}", width)
+
+
+def sentence(text: str, hanging: int = 0) -> None:
+    """Print a sentence on stdout: on a terminal its lines end between words, elsewhere it stays one line.
+
+    Args:
+        text: The text; each of its lines is wrapped for itself.
+        hanging: Columns by which the lines after the first one are indented, besides the indent of the text.
+    """
+    if not sys.stdout.isatty():
+        print(text)
+        return
+    from rich.console import Console
+
+    for line in text.splitlines() or [""]:
+        indent = " " * (len(line) - len(line.lstrip()) + hanging)
+        print(*textwrap.wrap(line, Console().width, subsequent_indent=indent, **_BETWEEN_WORDS) or [""], sep="\n")
+
+
+def next_step(command: str) -> None:
+    """Print the command to run next, as one line that can be copied."""
+    print(f"next: {command}")
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:

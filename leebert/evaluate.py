@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from leebert.deprecated import renamed_arguments
-from leebert.record import SampleSet
-from leebert.runtime import Runtime
+
+if TYPE_CHECKING:  # commands that only read recorded logits start without torch
+    from leebert.record import SampleSet
+    from leebert.runtime import Runtime
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +56,6 @@ class RecordedLogits:
 
 
 @renamed_arguments(rows="samples")
-@torch.no_grad()
 def record_all(
     model: Any,
     samples: SampleSet,
@@ -78,6 +78,8 @@ def record_all(
     Raises:
         ValueError: There are no samples.
     """
+    import torch
+
     training = model.training
     model.eval()
     order = np.argsort(np.asarray(samples.lengths), kind="stable")
@@ -87,7 +89,7 @@ def record_all(
         for start in progress(range(0, len(order), batch_size)):
             index = order[start : start + batch_size]
             batch = {k: v.to(runtime.device) for k, v in samples.collate(index).items()}
-            with runtime.autocast():
+            with torch.no_grad(), runtime.autocast():
                 record = model.record(batch)
             if logits is None:
                 m, _, k = record.logits.shape

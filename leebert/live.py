@@ -1,85 +1,229 @@
-"""Classify one text with a saved model, and measure how much time its early exit saves."""
+"""A live display below the log of a command, on a terminal: what it does now, and for how long.
+
+Elsewhere (a pipe, a log file, a terminal that can't move its cursor) nothing is drawn. Modules anywhere report what they do
+by :func:`phase`; that costs nothing where no display is open.
+"""
 
 from __future__ import annotations
 
-import dataclasses
-import statistics
+import contextlib
+import sys
 import time
-from pathlib import Path
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from leebert.config import ExitConfig
-from leebert.data.collate import TokenRows
-from leebert.exits import FULL_MODEL
-from leebert.exits.replay import make_criterion
-from leebert.inference import infer
-from leebert.kinds.texts import load_text_model
-from leebert.predict import encode, predict_encoded
-from leebert.runtime import Runtime
+if TYPE_CHECKING:
+    from rich.console import Console, ConsoleOptions
+    from rich.text import Text
 
+T = TypeVar("T")
 
-@dataclasses.dataclass(frozen=True)
-class Classified:
-    """A classified text.
+#: Lines that a command draws above the phase: called with the width and height of the terminal.
+Body = Callable[[int, int], Sequence[str]]
 
-    Attributes:
-        label: The predicted class.
-        probability: Its probability at the exit.
-        exit_layer: The layer at which the text exits, from 1.
-        depth: The layers of the full model.
-        milliseconds: Median time of the layers that run.
-        full_label: The class that the full model predicts.
-        full_milliseconds: Median time of the full model.
-    """
+#: How often the display is drawn, per second.
+RATE = 4
 
-    label: str
-    probability: float
-    exit_layer: int
-    depth: int
-    milliseconds: float
-    full_label: str
-    full_milliseconds: float
+_FRAMES, _PLAIN_FRAMES = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏", "|/-\\"
 
-    def in_words(self) -> str:
-        """Describe the prediction, its exit layer and both times."""
-        full = "the same class" if self.full_label == self.label else self.full_label
-        return (
-            f"{self.label} (probability {self.probability:.2f}) after layer {self.exit_layer} of {self.depth}, "
-            f"in {self.milliseconds:.2f} ms; the full model: {full}, in {self.full_milliseconds:.2f} ms "
-            f"(wall-clock speed-up {self.full_milliseconds / self.milliseconds:.1f})"
-        )
+#: Columns of a bar.
+_BAR = 24
 
 
-def classify(folder: str | Path, *text: str, rounds: int = 30) -> Classified:
-    """Classify a text with a saved model under its exit criterion and with the full model, .
+class Display:
+    """The lines of a live display.
 
     Args:
-        folder: The saved model.
-        *text: The text, or the pair of texts.
-        rounds: Timed rounds, in which both alternate.
-
-    Returns:
-        The prediction, with the median times of the layers that run, without tokenising.
+        clock: Seconds, such as `time.monotonic`.
+        unicode: Whether the terminal shows more than ASCII.
     """
-    model, tokenizer = load_text_model(folder)
-    runtime = Runtime.of(model.config.precision, "auto")
-    model.to(runtime.device)
-    exits = (model.config.exits, ExitConfig(criterion=FULL_MODEL))
-    criteria = [
-        make_criterion(
-            one.criterion, one.threshold, one.patience, num_exits=model.num_exits, num_classes=model.config.num_labels
-        )
-        for one in exits
-    ]
-    encoded = encode(tokenizer, [text], model.config.max_length)
-    early, full = (predict_encoded(model, tokenizer, encoded, one, runtime, 1)[0] for one in criteria)
-    batch = TokenRows.of(encoded, tokenizer.pad_token_id).collate([0])
-    seconds: list[list[float]] = [[], []]
-    for _ in range(rounds):
-        for times, criterion in zip(seconds, criteria, strict=True):
-            started = time.perf_counter()
-            infer(model, batch, criterion, runtime).logits.cpu()
-            times.append(time.perf_counter() - started)
-    median = [1000 * statistics.median(times) for times in seconds]
-    return Classified(
-        early["label"], early["probability"], early["exit_layer"], model.depth, median[0], full["label"], median[1]
-    )
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic, unicode: bool = True) -> None:
+        self._clock, self._unicode = clock, unicode
+        self._phase, self._since = "", clock()
+        self._bar: tuple[str, int, int, float] | None = None
+        self._body: Body | None = None
+        self.drawn = False
+
+    def phase(self, text: str) -> None:
+        """Show what the command does now, with the seconds since; the same text again changes nothing, "" hides it."""
+        self._bar = None
+        if text != self._phase:
+            self._phase, self._since = text, self._clock()
+
+    def bar(self, what: str, done: int, total: int) -> None:
+        """Show how much of something countable is done, and the remaining time.
+
+        Args:
+            what: What is counted.
+            done: The number that is done.
+            total: The number in all.
+        """
+        began = self._clock()
+        if self._bar and (self._bar[0], self._bar[2]) == (what, total):
+            began = self._bar[3]
+        self._bar = (what, done, total, began)
+
+    def body(self, body: Body | None) -> None:
+        """Show further lines above the phase; None: no more."""
+        self._body = body
+
+    def lines(self, width: int, height: int = 24) -> list[str]:
+        """Return the present lines.
+
+        Args:
+            width: Columns of the terminal.
+            height: Its lines.
+        """
+        lines = list(self._body(width, height)) if self._body else []
+        now = self._clock()
+        frames = _FRAMES if self._unicode else _PLAIN_FRAMES
+        frame = frames[int(8 * now) % len(frames)]
+        if self._bar:
+            lines.append(f"{frame} {self._bar_line(now)}")
+        elif self._phase:
+            elapsed = now - self._since
+            seconds = f"  {duration(elapsed)}" if elapsed >= 1 else ""
+            lines.append(f"{frame} {self._phase}{seconds}")
+        return lines
+
+    def _bar_line(self, now: float) -> str:
+        assert self._bar is not None
+        what, done, total, began = self._bar
+        rest = f", about {duration((now - began) / done * (total - done))} left" if done and now > began else ""
+        return f"{what}  {bar(done, total, self._unicode)}  {done} of {total}{rest}"
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Text]:
+        """Draw the lines, each wrapped between words."""
+        from rich.text import Text
+
+        for line in self.lines(options.max_width, console.height):
+            yield Text(line)
+
+
+def bar(done: float, total: float, unicode: bool = True) -> str:
+    """Return a bar of :data:`_BAR` columns that is filled by done / total.
+
+    Args:
+        done: The part that is done.
+        total: The whole.
+        unicode: Whether the terminal shows more than ASCII.
+    """
+    filled = round(_BAR * min(1.0, done / total)) if total else 0
+    full, empty = ("━", "╌") if unicode else ("#", ".")
+    return full * filled + empty * (_BAR - filled)
+
+
+def duration(seconds: float) -> str:
+    """Return a duration in words: `45 s`, `3 min 20 s`, `2 h 5 min`, `3 d 4 h`."""
+    whole = round(max(0.0, seconds))
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        minutes, rest = divmod(whole, 60)
+        return f"{minutes} min {rest} s" if minutes < 10 and rest else f"{minutes} min"
+    hours, rest = divmod(whole // 60, 60)
+    if hours < 48:
+        return f"{hours} h {rest} min" if rest else f"{hours} h"
+    days, rest = divmod(hours, 24)
+    return f"{days} d {rest} h" if rest else f"{days} d"
+
+
+_open: Display | None = None
+
+
+@contextlib.contextmanager
+def display(phase: str = "") -> Iterator[Display]:
+    """Show a display on stderr until the context ends, however it ends; within another one, that one is used.
+
+    What is printed or logged meanwhile appears above it.
+
+    Args:
+        phase: What the command does first.
+    """
+    global _open
+    if _open is not None:
+        _open.phase(phase)
+        yield _open
+        return
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    shown = Display(unicode=(console.encoding or "").lower().startswith("utf"))
+    shown.phase(phase)
+    _open = shown
+    try:
+        with _drawn(console, shown):
+            yield shown
+    finally:
+        _open = None
+
+
+@contextlib.contextmanager
+def _drawn(console: Any, shown: Display) -> Iterator[None]:
+    """Draw a display while the context lasts, if the terminal can."""
+    if not console.is_terminal or console.is_dumb_terminal:
+        yield
+        return
+    from rich.live import Live
+
+    # What goes to stdout is a result: it passes through the display only where both are the same terminal.
+    same = sys.stdout.isatty()
+    shown.drawn = True
+    with Live(shown, console=console, refresh_per_second=RATE, transient=True, redirect_stdout=same):
+        yield
+
+
+def is_drawn() -> bool:
+    """Return whether a display is open that a terminal shows."""
+    return _open is not None and _open.drawn
+
+
+def phase(text: str) -> None:
+    """Report what the command does now to the open display; without one, nothing happens."""
+    if _open is not None:
+        _open.phase(text)
+
+
+def steps(what: str, done: int, total: int) -> None:
+    """Report how much of something countable is done to the open display; without one, nothing happens.
+
+    Args:
+        what: What is counted.
+        done: The number that is done.
+        total: The number in all.
+    """
+    if _open is not None:
+        _open.bar(what, done, total)
+
+
+def body(draw: Body | None) -> None:
+    """Show further lines in the open display; without one, nothing happens."""
+    if _open is not None:
+        _open.body(draw)
+
+
+def updates(what: str) -> dict[str, Callable[[int], None]]:
+    """Return `on_plan` and `on_step` of :func:`leebert.recipe.train_model`, which show its updates in the open display."""
+    total = 0
+
+    def on_plan(planned: int) -> None:
+        nonlocal total
+        total = planned
+
+    return {"on_plan": on_plan, "on_step": lambda step: steps(what, step, max(total, step))}
+
+
+def track(items: Iterable[T], what: str) -> Iterator[T]:
+    """Iterate over items, and report how many of them are done.
+
+    Args:
+        items: The items; without a length, they are iterated over unreported.
+        what: What they are, for the display.
+    """
+    total = len(items) if hasattr(items, "__len__") else 0
+    for number, item in enumerate(items):
+        if total:
+            steps(what, number, total)
+        yield item
+    phase("")

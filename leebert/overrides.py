@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from leebert.errors import ConfigError, nearest
+from leebert.errors import ConfigError
 from leebert.findings import Finding, Keys, dotted, shown
 from leebert.yaml import parse_yaml
 
 #: The option, as errors name it.
 SET = "--set"
+
+#: The least likeness (`difflib`) of a key that is suggested.
+_SIMILAR = 0.6
 
 
 def override(
@@ -95,10 +99,35 @@ def _unknown(path: str, keys: Keys) -> str:
         if valid is None:
             return ""
         if part not in valid:
-            # Without the prefix that all of them share: it would make any two keys alike.
-            return f"unknown key{nearest(part, valid) or ('' if prefix else nearest(path, _leaves(keys)))}"
+            rest = parts[depth + 1 :]
+            in_section = _in_section(dotted(prefix, part), rest, keys) if rest else ""
+            return f"unknown key{in_section or _did_you_mean(path, prefix, keys)}"
     return ""
 
 
-def _leaves(keys: Keys) -> list[str]:
-    return [dotted(prefix, key) for prefix, names in keys.items() for key in names or ()]
+def _in_section(section: str, rest: Sequence[str], keys: Keys) -> str:
+    """Suggest the section that is spelt like a misspelt one, with the rest of the key if it is one of its keys."""
+    close = difflib.get_close_matches(section, [prefix for prefix in keys if prefix], n=1, cutoff=0.6)
+    if not close:
+        return ""
+    valid = len(rest) == 1 and rest[0] in (keys[close[0]] or ())
+    return f" (did you mean '{dotted(close[0], rest[0]) if valid else close[0]}'?)"
+
+
+def _did_you_mean(path: str, prefix: str, keys: Keys) -> str:
+    """Suggest keys with their sections: of the given section, else of any; empty if none is similar."""
+    name = path.rpartition(".")[2]
+    everywhere = [dotted(section, key) for section, names in keys.items() for key in names or ()]
+    within = [key for key in everywhere if prefix and key.startswith(f"{prefix}.")]
+    similar = next(filter(None, (_similar(name, candidates) for candidates in (within, everywhere))), [])
+    shown_keys = [f"'{key}'" for key in (similar[:1] if prefix else similar[:3])]
+    return f" (did you mean {' or '.join(shown_keys)}?)" if similar else ""
+
+
+def _similar(name: str, candidates: Sequence[str]) -> list[str]:
+    """Return the dotted keys whose last part is the name, is spelt like it, or has it as a word, such as lr in lr_theta."""
+    last = {key: key.rpartition(".")[2] for key in candidates}
+    likeness = {ending: difflib.SequenceMatcher(None, ending, name).ratio() for ending in last.values()}
+    if (most := max(likeness.values(), default=0.0)) >= _SIMILAR:
+        return [key for key, ending in last.items() if likeness[ending] == most]
+    return [key for key, ending in last.items() if name in ending.split("_")]

@@ -8,6 +8,7 @@ import importlib.metadata
 import json
 import operator
 import platform
+import subprocess
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -48,6 +49,21 @@ def versions(packages: Iterable[str] = ()) -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return result
+
+
+def git_commit() -> str:
+    """Return the git commit of this package's checkout; empty for an installed package or without git."""
+    root = Path(__file__).parent
+    git = ["git", "-C", str(root)]
+    try:
+        # A package in someone else's repository, such as in its virtual environment, is not tracked there.
+        subprocess.run(
+            [*git, "ls-files", "--error-unmatch", "provenance.py"], check=True, capture_output=True, timeout=5
+        )
+        answer = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, timeout=5, text=True)
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return answer.stdout.strip()
 
 
 def code_version() -> str:
@@ -161,7 +177,8 @@ def backbone_identity(spec: str) -> dict[str, Any]:
     """
     if is_network(spec):  # trained from scratch, so its name identifies it
         return {"name": spec, "revision": spec}
-    from leebert.backbone import load_config, locate
+    from leebert.backbone import load_config
+    from leebert.backbone_files import locate
 
     location, revision = locate(spec)
     identity: dict[str, Any] = {"name": spec}

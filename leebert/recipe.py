@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, field_validator
 
+from leebert import live
 from leebert.config import AimConfig, ExitConfig, Frozen, ModelConfig, TrainConfig
 from leebert.errors import ConfigError, DataError, DivergedError
 from leebert.exits import FULL_MODEL
@@ -235,6 +236,7 @@ def train_model(
     from leebert.runtime import Runtime
     from leebert.train import fit
 
+    live.phase("reading the training split")
     runtime = Runtime.of(config.training.precision, device)
     task = effective_task(config.task, config.data.group_by)
     read = read_training_examples(task, config.data, config.model)
@@ -242,13 +244,16 @@ def train_model(
         _check_provenance(config.found, read.examples.fingerprint(), config.model.backbone, runtime)
     hold_out = hold_out and config.theta_updates is None
     _check_aim(config, hold_out)
+    live.phase("loading the backbone")
     problem = kind_of(task).problem(task, config.model, exits=own_exits(config))
     model = _new_model(config, problem, task, runtime, hold_out)
+    live.phase("tokenising or decoding the samples")
     data = read.prepare(cache or out / ".cache")
     rows, held_out = _divided(config, data, hold_out)
     if on_plan:
         on_plan(_planned_updates(config, model.num_exits, len(rows)))
 
+    live.phase("training: the first update")
     out.mkdir(parents=True, exist_ok=True)
     checkpoints, best_weights = Checkpoints(out / CHECKPOINTS), BestWeights(out / CHECKPOINTS)
 
@@ -268,6 +273,7 @@ def train_model(
             f"training diverged after {result.reports[-1].theta_updates} updates (a loss, gradient or weight was not finite); "
             f"lower training.lr_theta (now {config.training.lr_theta:g}); {checkpoints.folder} holds the last finite epoch"
         )
+    live.phase("choosing the exit criterion, and saving the model")
     model = result.model
     if hold_out:
         model.load_state_dict(best_weights.load(result.best.epoch))

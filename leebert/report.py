@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from leebert.config import ExitConfig
-from leebert.console import table
+from leebert.console import sentence, table
 from leebert.evaluate import RecordedLogits, record_all
 from leebert.exits import named
 from leebert.exits.patience import default_patience
@@ -187,40 +187,80 @@ def print_chosen(chosen: Mapping[str, Any] | None, samples: int, majority: Mappi
         print(f"  {point.shortfall}")
 
 
-def print_evaluation(split: str, result: dict[str, Any], names: Sequence[str] = ()) -> None:
-    """Print the tables of one split, and the comparison with the majority class.
+#: Operating points that are shown of the exit criterion in use.
+SHOWN = 8
+
+
+def print_evaluation(split: str, result: dict[str, Any], names: Sequence[str] = (), *, every: bool = False) -> None:
+    """Print the exits of one split, operating points of the exit criterion in use, and the comparison with the majority class.
 
     Args:
         split: Name of the split.
         result: What :func:`evaluate_split` returned.
         names: Names of the classes, by id.
+        every: Whether to print all criteria and points.
     """
     from rich.console import Console
 
     console = Console()
     measures = list(result["exits"])
     _print_exits(console, split, result, measures)
+    if every:
+        _print_every_criterion(console, split, result, measures)
+    else:
+        _print_in_use(console, split, result, measures)
+    if own := result.get("own"):
+        threshold = "" if own["threshold"] is None else f", threshold {own['threshold']:.6g}"
+        no_claim = ONE_LABEL if one_label(result) else NO_SPEED_UP
+        speed = f"{own['speed_up']:.2f}× layer speed-up" if claims_speed_up(result) else no_claim
+        sentence(
+            f"the model's exit criterion {named(own['criterion'], own['patience'])}{threshold}: mean exit layer "
+            f"{own['layers']:.2f}, {speed}; score {100 * own['measures']['score']:.2f}"
+        )
+    times = result.get("wall_clock")
+    if times and every:
+        _print_times(console, split, times)
+    elif times and claims_speed_up(result):
+        _print_time_in_use(result, times)
+    if result.get("truncated_rows"):
+        print(f"{result['truncated_rows']} samples were truncated to the model's maximum length")
+    if majority := result.get("majority"):
+        sentence(f"{split}: {in_words(AgainstMajority.of(majority), names)}")
+    elif one_label(result):
+        sentence(f"{split}: all samples have the same label, so their scores do not show whether the model has learned")
+
+
+def _print_in_use(console: Any, split: str, result: Mapping[str, Any], measures: Sequence[str]) -> None:
+    """Print at most :data:`SHOWN` operating points of the exit criterion in use, from the fastest to the whole model."""
+    own, tables = result.get("own") or {}, result["table"]
+    name = next((n for n, points in tables.items() if points and points[0]["criterion"] == own.get("criterion")), None)
+    name = name or next(iter(tables), None)
+    if name is None:
+        return
+    points = tables[name]
+    kept = sorted({round(i) for i in np.linspace(0, len(points) - 1, min(SHOWN, len(points)))})
+    title = f"{split}: thresholds of {name}"
+    _print_points(console, title, {name: [points[i] for i in kept]}, measures)
+
+
+def _print_time_in_use(result: Mapping[str, Any], times: Sequence[Mapping[str, Any]]) -> None:
+    """Print the wall-clock time of the criterion in use, near a layer speed-up of 2."""
+    criterion = (result.get("own") or {}).get("criterion")
+    timed = next((t for t in times if t["criterion"] == criterion), None)
+    if timed is not None and timed["threshold"] is not None:
+        sentence(
+            f"wall-clock time at batch size 1, at a layer speed-up of {timed['layer_ratio']:.2f}: {timed['milliseconds']:.2f} ms "
+            f"per sample, {timed['speed_up']:.2f}× wall-clock speed-up"
+        )
+
+
+def _print_every_criterion(console: Any, split: str, result: Mapping[str, Any], measures: Sequence[str]) -> None:
+    """Print the operating points of all criteria in steps of layers, and the fastest ones within a point of score."""
     _print_points(console, f"{split}: every exit criterion, in steps of mean exit layer", result["table"], measures)
     if claims_speed_up(result):  # a model that predicts a single class loses nothing by exiting first
         within = {name: [point] for name, point in result["within"].items()}
         title = f"{split}: fastest thresholds at most 1 point below the full model"
         _print_points(console, title, within, measures)
-    if own := result.get("own"):
-        threshold = "" if own["threshold"] is None else f", threshold {own['threshold']:.6g}"
-        no_claim = ONE_LABEL if one_label(result) else NO_SPEED_UP
-        speed = f"{own['speed_up']:.2f}× layer speed-up" if claims_speed_up(result) else no_claim
-        print(
-            f"the model's exit criterion {named(own['criterion'], own['patience'])}{threshold}: mean exit layer "
-            f"{own['layers']:.2f}, {speed}; score {100 * own['measures']['score']:.2f}"
-        )
-    if times := result.get("wall_clock"):
-        _print_times(console, split, times)
-    if result.get("truncated_rows"):
-        print(f"{result['truncated_rows']} samples were truncated to the model's maximum length")
-    if majority := result.get("majority"):
-        print(f"{split}: {in_words(AgainstMajority.of(majority), names)}")
-    elif one_label(result):
-        print(f"{split}: all samples have the same label, so their scores do not show whether the model has learned")
 
 
 def _print_exits(console: Any, split: str, result: Mapping[str, Any], measures: Sequence[str]) -> None:
@@ -246,7 +286,7 @@ def _print_times(console: Any, split: str, times: Sequence[Mapping[str, Any]]) -
     ]  # fmt: skip
     title = f"{split}: wall-clock time at batch size 1, at a layer speed-up near {SPEED_UP:g}"
     columns = ("criterion", "threshold", "ms per sample", "wall-clock speed-up", "layer speed-up")
-    console.print(table(columns, rows, title=title))
+    console.print(table(columns, rows, title=title, whole=1, framed=False))
 
 
 def _print_points(

@@ -129,6 +129,20 @@ def effective_task(config_task: str | dict[str, Any], group_by: Any) -> AnyTask:
     return task if group_by is None else kind_of(task).grouped(task, group_by)
 
 
+def check_files(task: AnyTask, data: DataConfig, model: ModelConfig) -> None:
+    """Check that backbone and training split exist where they are local: within a second, before torch is loaded.
+
+    Args:
+        task: The task.
+        data: The data section.
+        model: The model section.
+
+    Raises:
+        LeebertError: A folder, package or file is missing; the message names it.
+    """
+    kind_of(task).check_files(task, model, data.dir)
+
+
 def load_training_data(task: AnyTask, data: DataConfig, model: ModelConfig, cache: Path) -> TrainingData:
     """Read the training split only, and tokenise or decode it.
 

@@ -55,7 +55,9 @@ def made_sweep(
     }  # fmt: skip
     (folder / "manifest.json").write_text(json.dumps(facts))
     driver = ledger.driver_writer(1)
-    driver.append({"kind": "sweep", "params": {"folds": FOLDS}})
+    origin = {"source": {"name": "leebert-tune sweep", "commit": "c0ffee"}}
+    dataset = {"name": "mrpc", "digest": "made up", "rows": 300, "source": "mrpc"}
+    driver.append({"kind": "sweep", "params": {"folds": FOLDS}, **origin, "dataset": dataset})
     every = list(spec.configurations())[:configs]
     for index, values in enumerate(every):
         config = config_id(values)

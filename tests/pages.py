@@ -6,18 +6,19 @@ from itertools import groupby
 
 from tune.analysis.html import HtmlPage
 
-_KINDS = {"<p": "text", "<d": "table", "<f": "figure"}
-
 
 def outline(page: HtmlPage) -> dict[str, str]:
-    """The kinds of blocks under each heading, in order: `{"Best": "3 text, table, text"}` for three paragraphs and so on."""
+    """The kinds of blocks under each heading, in order: `{"Best": "3 text, table, text"}` for three paragraphs and so on.
+
+    What stands before the first heading is under "".
+    """
     kinds: dict[str, list[str]] = {}
-    under: list[str] = []
-    for block in page.blocks[1:]:
-        if block.startswith("<h2>"):
-            under = kinds.setdefault(block.removeprefix("<h2>").removesuffix("</h2>"), [])
+    under: list[str] = kinds.setdefault("", [])
+    for block in page.blocks:
+        if block.kind == "heading":
+            under = kinds.setdefault(block.text, [])
         else:
-            under.append(_KINDS[block[:2]])
+            under.append(f"{len(block.figures)} figures" if len(block.figures) > 1 else block.kind.removesuffix("s"))
 
     def counted(of: list[str]) -> str:
         runs = [(kind, len(list(run))) for kind, run in groupby(of)]

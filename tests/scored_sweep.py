@@ -85,6 +85,7 @@ def _cell(mean: float, exits: int, file: str, digest: str) -> list[dict[str, Any
         score = mean - 0.02 * (EPOCHS - 1 - epoch)
         records.append({
             "kind": "epoch", "epoch": epoch, "score": score, "theta_updates": 10 * (epoch + 1), "seconds": 1.0,
+            "train_loss": 1.0, "collapsed": [],
             "exits": {"score": (score + depth).tolist()}, "weights": {"ce": [1.0 + mean] * exits}, "ended": None,
         })  # fmt: skip
     end = {"kind": "cell_end", "ended": "finished", "best_epoch": EPOCHS - 1, "epochs": EPOCHS, "held_out": file}

@@ -118,13 +118,13 @@ def test_packages_of_tune_import_only_those_below_them():
 #: `data.*` stands for the package `data` and all its modules, unless a module is listed itself.
 LAYERS = {
     "names, options, measures and exit criteria": (
-        "errors", "deprecated", "plugin_checks", "plugins", "outside", "standard_options", "files", "yaml", "numerics", "metrics.*", "exits.*", "methods", "methods.method",
+        "errors", "deprecated", "live", "plugin_checks", "plugins", "outside", "standard_options", "files", "yaml", "numerics", "metrics.*", "exits.*", "methods", "methods.method",
         "methods.common", "training_options", "config", "findings", "overrides", "runtime",
         "record", "losses", "weights", "omega", "majority", "optim", "optim.outer",
     ),
     "data": ("data.*", "images", "images.tasks", "images.backbones", "images.sources", "images.arrays"),
     "networks": (
-        "model_config", "registration", "saved", "backbone", "compatibility", "padding", "dropout", "norms", "equilibrium",
+        "model_config", "registration", "saved", "backbone", "backbone_files", "compatibility", "padding", "dropout", "norms", "equilibrium",
         "slim.*", "model", "images.preprocess", "images.resnet",
     ),
     "exiting early": ("inference", "evaluate", "tradeoff", "thresholds", "operating_point", "latency"),
@@ -134,12 +134,12 @@ LAYERS = {
     ),
     "public names": ("",),
     "kinds of tasks": (
-        "problem", "predict", "live", "images.problem", "images.predict", "kinds.*", "training_data", "provenance", "submission",
+        "problem", "predict", "one_text", "images.problem", "images.predict", "kinds.*", "training_data", "provenance", "submission",
         "console", "text_chart", "tables",
     ),
     "training, evaluating and serving a model of a folder": ("recipe", "report", "card", "calibration", "serving"),
     "contracts of plugins": ("testing.*",),
-    "commands": ("cli", "cli_options"),
+    "commands": ("cli", "cli_options", "starter"),
 }  # fmt: skip
 
 

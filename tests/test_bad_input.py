@@ -327,7 +327,7 @@ def test_errors_of_a_training_name_the_option_or_the_file(place, cli, tmp_path):
         "--set", "task.metric=f1", "--set", "data.subset.rows=1",
     )  # fmt: skip
     assert refuses(ran).splitlines() == [
-        "error: --set: 'data.sbset=1': unknown key (did you mean 'subset'?)",
+        "error: --set: 'data.sbset=1': unknown key (did you mean 'data.subset'?)",
         "--set: 'task.metric=f1': `task` is 'rte', not a mapping with keys",
         "--pooling: model.pooling: 'max': should be 'pooler', 'cls' or 'mean'",
         "--set: data.subset.rows: 1: should be greater than or equal to 2",

@@ -415,7 +415,12 @@ def test_all_exits_criteria_and_thresholds_are_evaluated_from_one_pass(trained, 
 
 
 def test_evaluate_prints_tables_in_steps_of_layers_and_takes_a_split(trained, cli):
-    ran = cli("leebert", "evaluate", trained[0], "--split", "train", "--timed-rows", 4)
+    short = cli("leebert", "evaluate", trained[0], "--split", "train", "--timed-rows", 0)
+    points = [line for line in short.out.splitlines() if line.startswith(exits_of(trained)[0])]
+    assert 2 <= len(points) <= 8
+    assert len(short.out.splitlines()) < 40
+    assert short.out.endswith(f"next: leebert predict {trained[0]} FILE\n")
+    ran = cli("leebert", "evaluate", trained[0], "--split", "train", "--timed-rows", 4, "--all")
     assert ran.code == 0, ran.err
     assert "train: 120 samples" in ran.out
     assert f"the model's exit criterion {exits_of(trained)[0]}" in ran.out
@@ -572,6 +577,69 @@ def test_help_answers_within_a_second(program):
     assert printed.count("Usage: ") > 5
     assert printed.endswith("imported: []\n")
     assert min(run(SCRIPTS / program, "--help")[1] for _ in range(3)) < 1
+
+
+#: Wrong paths, names and options; {good} is a backbone, {data} has no data of MRPC.
+WRONG = """
+leebert evaluate /no/such
+leebert evaluate /no/such --device nonsense
+leebert predict /no/such
+leebert predict {good} x.csv --criterion nonsense
+leebert predict {good} /no/such.csv
+leebert calibrate {good} /no/such.csv --speed-up 2
+leebert train --config /no/such.yaml
+leebert train --task mrpc --backbone /no/such
+leebert train --task mrpc --backbone {good} --data-dir {data}
+leebert train --task mrpc --backbone {good} --data-dir {data} --set max_epoch=1
+leebert-tune sweep /no/such.yaml
+leebert-tune sweep mrpc --backbone /no/such
+leebert-tune sweep mrpc --backbone {good} --data-dir {data}
+leebert-tune sweep mrpc --backbone {good} --storage /proc/no
+leebert-tune sweep mrpc --backbone {good} --tracking-uri http://127.0.0.1:1
+leebert-tune sweep mrpc --backbone {good} --address 127.0.0.1:1
+leebert-tune sweep mrpc --set lr=1
+leebert-tune sweep mrpc --device nonsense
+leebert-tune resume nonsense
+leebert-tune doctor /no/such.yaml
+leebert-tune status nonsense
+leebert-tune stop nonsense
+leebert-tune best nonsense
+leebert-tune verify /no/such.yaml
+leebert-tune refit /no/such.yaml
+leebert-tune rebuild-mlflow nonsense
+leebert-tune views nonsense
+leebert-tune compare nonsense --a clo-v2 --b blo
+leebert-tune report nonsense
+leebert-tune simulate nonsense
+leebert-tune reproduce nonsense --backbone {good}
+leebert-tune reproduce table2 --task mrpc --backbone /no/such
+"""
+
+EVERY_WRONG = """
+import contextlib, importlib, io, sys, typer
+from leebert import console
+for line in sys.stdin.read().splitlines():
+    program, *words = line.split()
+    app = typer.main.get_command(importlib.import_module({"leebert": "leebert.cli", "leebert-tune": "tune.cli"}[program]).app)
+    with contextlib.redirect_stderr(io.StringIO()) as err:
+        try:
+            console.run(lambda: app(words))
+        except SystemExit as end:
+            assert end.code == 1, line
+    assert err.getvalue().startswith("error: "), (line, err.getvalue())
+    assert "torch" not in sys.modules, line
+print("imported:", sorted({"torch", "transformers", "ray", "mlflow"} & sys.modules.keys()))
+"""
+
+
+@pytest.mark.slow
+def test_wrong_paths_and_options_fail_before_torch_is_loaded(place, tmp_path):
+    lines = WRONG.strip().format(good=place / "backbone", data=tmp_path)
+    environment = {**os.environ, "LEEBERT_STORAGE": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", EVERY_WRONG], input=lines, capture_output=True, text=True, env=environment
+    )
+    assert (done.stdout, done.returncode) == ("imported: []\n", 0), done.stderr
 
 
 @pytest.mark.slow

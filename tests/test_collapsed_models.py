@@ -101,7 +101,7 @@ def test_a_card_of_a_model_that_learned_has_its_margin_and_its_speed_up():
 
 @pytest.mark.parametrize("learned", [False, True])
 def test_evaluate_ends_with_the_verdict(learned, capsys):
-    print_evaluation("dev", evaluated(learned), ["no", "yes"])
+    print_evaluation("dev", evaluated(learned), ["no", "yes"], every=True)
     out = capsys.readouterr().out
     *_, last = out.splitlines()
     assert "majority class" in out

@@ -74,6 +74,14 @@ def test_every_name_in_the_readme_exists():
     assert [name for name in names if not exists(name)] == []
 
 
+def test_the_readme_is_a_page_that_is_read_to_its_end():
+    """Under 1,000 words, no table of more than ten rows, and a picture before the first section."""
+    assert len(README.split()) < 1000
+    tables = re.findall(r"(?:^\|.*\n)+", README, re.M)
+    assert max((len(table.splitlines()) - 2 for table in tables), default=0) <= 10
+    assert "![" in README.partition("\n## ")[0]
+
+
 def commands():
     for path in (
         ROOT / "README.md",
@@ -143,8 +151,8 @@ def test_the_kept_tables_are_what_the_documents_commands_make_of_the_kept_result
 
 @pytest.mark.slow
 def test_the_library_example_runs(capsys):
-    code = re.search(r"```python\n(.*?)```", README, re.S).group(1)
-    exec(compile(code, "README.md", "exec"), {})
+    code = re.search(r"```python\n(.*?)```", (ROOT / "docs" / "library.md").read_text(), re.S).group(1)
+    exec(compile(code, "library.md", "exec"), {})
     assert "Point(criterion='entropy'" in capsys.readouterr().out
 
 

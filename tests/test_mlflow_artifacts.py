@@ -41,7 +41,10 @@ def test_a_page_is_at_the_address_that_is_returned(mlflow_app, page, tmp_path) -
     sweep = sent(mlflow_app.url)
     address = log_file(sweep.uri, sweep.experiment, sweep.name, page, command=AGAIN)
     run = sweep.runs()[sweep.name].info
-    assert address == f"{sweep.uri}/#/experiments/{run.experiment_id}/runs/{run.run_id}/artifacts/reports/page.html"
+    assert (
+        address
+        == f"{sweep.uri}/#/experiments/{run.experiment_id}/runs/{run.run_id}/artifacts/reports/page.html?workflowType=machine_learning"
+    )
     copy = MlflowClient(sweep.uri).download_artifacts(run.run_id, "reports/page.html", str(tmp_path))
     assert Path(copy).read_text() == page.read_text()
 

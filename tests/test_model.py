@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from leebert.backbone import FAMILIES as KNOWN
-from leebert.backbone import load_config, load_encoder, load_tokenizer, locate
+from leebert.backbone import load_config, load_encoder, load_tokenizer
+from leebert.backbone_files import locate
 from leebert.config import ExitConfig, TrainConfig
 from leebert.errors import BackboneError, CheckpointError
 from leebert.exits import CRITERIA

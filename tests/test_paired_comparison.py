@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from leebert.errors import ConfigError
 from tune.analysis.compare import compare, line_verdict
 from tune.analysis.compare_text import render, rows, sentences
-from tune.analysis.power import power_of, runs_needed, spread
+from tune.analysis.power import detectable, power_for, power_of, seeds_needed
 from tune.analysis.stats import Interval, corrected_t, sign_flip
 from tune.analysis.wording import points, verdict
 from tune.store.history import Cell, Configuration, EpochScore
@@ -345,7 +345,7 @@ def test_one_cell_has_no_spread():
 # Seeds within folds
 
 
-def test_seeds_averaged_within_folds_give_a_second_p_that_must_agree():
+def test_the_seeds_of_a_fold_do_not_narrow_an_interval_that_the_folds_decide():
     def side(algorithm, shifts):
         cells = tuple(
             cell(s, k, 0.5 + shift + 0.0001 * s * (k + 1)) for s in range(3) for k, shift in enumerate(shifts)
@@ -362,12 +362,10 @@ def test_seeds_averaged_within_folds_give_a_second_p_that_must_agree():
 
     apart = line(0.02, 0.05, 0.03)
     means = [shift + 0.0001 * (k + 1) for k, shift in enumerate((0.02, 0.05, 0.03))]
-    assert apart.p_folds == pytest.approx(corrected_t(means, 1 / 2).p)
-    assert apart.difference.p < 0.05 < apart.p_folds
+    assert apart.p_folds == apart.difference.p == pytest.approx(corrected_t(means, 1 / 2).p)
     assert line_verdict(apart, 0.5).startswith("SLO and BLO: no significant difference in validation score: +3.")
-    assert line_verdict(apart, 0.5).endswith("they disagree")
     alike = line(0.03, 0.0305, 0.0295)
-    assert max(alike.difference.p, alike.p_folds) < 0.05
+    assert alike.difference.p < 0.05
     assert line_verdict(alike, 0.5).startswith("SLO is better than BLO in validation score: +3.")
 
 
@@ -381,9 +379,10 @@ def test_seeds_and_folds_are_both_cells_and_the_ratio_comes_from_the_folds():
 
     history = (many("slo", 0.01), many("blo", 0.0))
     comparison = compare(history, "slo", "blo", folds=2)
-    diffs = [0.01 * (1 + s + k) for s in range(3) for k in range(2)]
+    folds = [np.mean([0.01 * (1 + s + k) for s in range(3)]) for k in range(2)]
     assert comparison.test_train_ratio == 1.0
-    assert comparison.lines[0].difference.high == pytest.approx(corrected_t(diffs, 1.0).high)
+    assert comparison.lines[0].difference.high == pytest.approx(corrected_t(folds, 1.0).high)
+    assert "2 folds are too few for an interval (at least 3)" in line_verdict(comparison.lines[0], 1.0)
     narrow = compare(history, "slo", "blo", folds=2, test_train_ratio=0.1)
     assert narrow.lines[0].difference.high < comparison.lines[0].difference.high
 
@@ -471,18 +470,37 @@ def test_verdict(interval, sentence):
 @pytest.mark.parametrize(("effect", "runs"), [(0.2, 199), (0.5, 34), (0.8, 15), (1.0, 10)])
 def test_runs_needed_are_those_of_the_paired_t_test_in_the_tables(effect, runs):
     """Cohen's effect size d = δ/s at 80 % power and α = 0.05, two-sided (Cohen 1988; G*Power prints these numbers)."""
-    diffs = np.random.default_rng(0).normal(0, 1, 12)
-    interval = corrected_t((diffs / diffs.std(ddof=1)).tolist(), 0.0)
-    assert runs_needed(spread(interval, 0.0), 0.0, effect) == runs
+    assert seeds_needed(1.0, 1, 0.0, effect) == runs
 
 
 def test_no_number_of_runs_detects_a_difference_below_the_shared_variance():
-    diffs = np.random.default_rng(0).normal(0, 1, 12)
-    interval = corrected_t((diffs / diffs.std(ddof=1)).tolist(), 0.25)
     # At infinitely many runs the standard error is √0.25, and the power of a difference of it times 2.80 is 80 %.
-    std = spread(interval, 0.25)
-    assert runs_needed(std, 0.25, 1.35, most=5000) is None
-    assert runs_needed(std, 0.25, 1.402, most=20000) > 1000
+    assert seeds_needed(1.0, 1, 0.25, 1.35, most=5000) is None
+    assert seeds_needed(1.0, 1, 0.25, 1.402, most=20000) > 1000
+
+
+def test_more_seeds_never_detect_less_than_shared_training_data_allows():
+    """Known: K - 1 degrees of freedom, standard error s·√(1/(KS) + 1/(K - 1)); more seeds shrink the first term only."""
+    power = power_for(0.004, 3, 0.01, runs=9)
+    assert power.floor == pytest.approx(detectable(0.004, 3, 10**9, 0.5), rel=1e-4)
+    assert power.floor < power.detectable == detectable(0.004, 3, 9, 0.5) < detectable(0.004, 3, 3, 0.5)
+    for folds, seeds in power.plans:
+        if seeds is None:
+            assert detectable(0.004, folds, 10**7, 1 / (folds - 1)) > 0.0099
+            continue
+        assert detectable(0.004, folds, folds * seeds, 1 / (folds - 1)) <= 0.01
+        fewer = folds * (seeds - 1)
+        assert fewer < 4 or detectable(0.004, folds, fewer, 1 / (folds - 1)) > 0.01
+    assert [plan.seeds for plan in power.plans] == [None, 2, 1, 1]
+    assert power.best == (5, 2)
+
+
+@given(st.floats(0.001, 0.1), st.floats(0.001, 0.1), st.integers(3, 20))
+@settings(max_examples=25, deadline=None)
+def test_a_larger_difference_never_needs_more_seeds(difference, std, folds):
+    ratio = 1 / (folds - 1)
+    small, large = (seeds_needed(std, folds, ratio, d) or math.inf for d in (difference, 1.5 * difference))
+    assert large <= small
 
 
 @pytest.mark.parametrize(
@@ -518,7 +536,17 @@ def test_dict_is_strict_json_without_nan(history):
 
 def test_unknown_numbers_are_none():
     line = compare(history_of(), "clo-v2", "blo", folds=3).as_dict()["lines"][0]
-    assert line["difference"] == {"mean": 0.0, "low": None, "high": None, "p": None, "cells": 3, "confidence": 0.95}
+    numbers = {
+        "mean": 0.0,
+        "low": None,
+        "high": None,
+        "p": None,
+        "cells": 3,
+        "confidence": 0.95,
+        "std": None,
+        "folds": 3,
+    }
+    assert line["difference"] == numbers
     assert line["sign_flip_p"] == 1.0
 
 
@@ -531,7 +559,7 @@ def test_the_table_holds_every_row_and_the_sentences():
     console.print(render(rows(comparison)))
     table = console.export_text()
     assert len(rows(comparison)) == 1 + 3 * (1 + 2) + 1
-    for shown in ("CLO-v2 − BLO", "only C=2", "exit 2†", "tuned against tuned", "p_folds"):
+    for shown in ("CLO-v2 − BLO", "only C=2", "exit 2†", "tuned against tuned"):
         assert shown in table
     assert any(sentence.startswith("† p adjusted by Holm") for sentence in sentences(comparison))
     for line in comparison.lines:

@@ -418,6 +418,10 @@ def test_mlflow_has_a_run_per_seed_with_the_exit_curve(refitted, mlflow_server):
         assert run.data.metrics["on_dev/score_mean"] == pytest.approx(told["mean_over_exits"])
         assert run.data.params["exit_strategy"] == "entropy"
         assert run.data.params["precision"] == "fp32"
+        assert run.data.metrics["on_dev/majority"] == pytest.approx(told["majority"]["score"])
+        assert run.data.tags["mlflow.source.name"] == "leebert-tune refit"
+        (dataset,) = [one.dataset for one in run.inputs.dataset_inputs]
+        assert (dataset.name, len(dataset.digest) > 8) == ("pairs", True)
         there = {a.path for a in client.list_artifacts(run_id)}
         assert {"evaluation.json", "training.json", "exits.json", "README.md", "exit_curve.png"} <= there
 
@@ -438,13 +442,24 @@ def test_the_registered_version_has_signature_example_and_no_pickle(
     import mlflow
 
     _, ran = refitted
+    dev = ran.json["evaluations"]["0"]["dev"]
+    own = next(point for point in dev["chosen"] if point["criterion"] == ran.json["criterion"])
     client = mlflow.MlflowClient(mlflow_server.url)
     version = client.get_model_version_by_alias("leebert-pairs", "champion")
     assert int(version.version) == ran.json["mlflow"]["version"]
     assert version.tags == {
         "sweep": "toy", "config": ran.json["configuration"], "seed": "0", "best_digest": ran.json["best_digest"],
         "code": code_version(),
+        "dev: score": f"{100 * dev['mean_over_exits']:.2f} %",
+        "dev: majority class": f"{100 * dev['majority']['score']:.2f} %",
+        "dev: layer speed-up": f"{own['speed_up']:.2f}",
     }  # fmt: skip
+    assert (
+        f"![Score against mean exit layer](get-artifact?path=exit_curve.png&run_uuid={version.run_id})"
+        in version.description
+    )
+    assert "## Evaluation on dev" in version.description, "the card"
+    assert not version.description.startswith("---")
     assert [c.name for c in served.metadata.signature.inputs] == ["a", "b"]
     assert [c.name for c in served.metadata.signature.outputs] == [
         "row", "label", "probability", "exit_layer", "layers_saved",

@@ -4,25 +4,30 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import gzip
 import html
 import re
 import shutil
+import time
 
 import numpy as np
 import pytest
+from browser import browser, chromium
 from pages import outline
 from scored_sweep import scored_sweep
 
-from tune.analysis import figures, importance
+from tune.analysis import charts, figures, importance
 from tune.analysis.figures import by_epoch
 from tune.analysis.html import HtmlPage
 from tune.analysis.importance import TOGETHER, importances
 from tune.analysis.overview import print_status
+from tune.analysis.progress import BestSoFar, RunningConfiguration
 from tune.analysis.report import sweep_page
 from tune.analysis.stats import corrected_t
 from tune.space import SweepSpec
+from tune.store.folder import spec_of
 from tune.store.history import Cell, Configuration, EpochScore
-from tune.tracking.summary import summaries
+from tune.tracking.summary import pool_of, summaries
 
 SPEC = {
     "task": "mrpc",
@@ -108,51 +113,83 @@ def test_what_is_unfinished_or_too_little_gives_no_importance(state, space):
     assert importances(spec, history(spec, lambda v: v["lr_theta"] + v.get("cycle_length", 0) / 10, state=state)) == {}
 
 
-def test_text_is_escaped_and_figures_are_drawn_within_the_page(tmp_path):
+def ramps(*names: str) -> dict[str, figures.Band]:
+    ramp = np.arange(1, 4)
+    return {name: (ramp, ramp, ramp - 1, ramp + 1) for name in names}
+
+
+def test_a_page_escapes_text_and_carries_all_that_it_needs(tmp_path):
     page = HtmlPage("<script>")
     page.heading("a & b")
     page.text("<img src=x>")
     page.table([("x", "y"), ("<b>", 1)])
-    ramp = np.arange(1, 4)
-    page.figure(figures.bands({"": {"a<b": (ramp, ramp, ramp - 1, ramp + 1)}}, "x", "y", ["#123456"]), '"quoted"')
+    page.figure((charts.bands(ramps("</script><b>"), "x", "y", ["#123456"]), '"quoted"'))
     text = page.write(tmp_path / "new" / "page.html").read_text()
-    assert "<script>" not in text
+    assert "<title>&lt;script&gt;</title>" in text
+    assert '<a href="#part-0">a &amp; b</a>' in text, "a table of contents"
     assert "<img src=x>" not in text
     assert "<td>&lt;b&gt;</td><td>1</td>" in text
-    (image,) = re.findall(r'src="data:image/svg\+xml;base64,([^"]+)"', text)
-    drawn = base64.b64decode(image).decode()
-    assert drawn.startswith("<?xml")
-    assert "#123456" in drawn
+    assert text.count("</script>") == 3
+    own, _ = text.split('<script type="text/plain" id="library">')
+    assert "#123456" in own
+    assert not re.search(r"""<link|<[a-z][^>]*(?:src|href)=(?!["']#)|url\(|@import""", text), "nothing is loaded"
+    packed = re.search(r'id="library">([^<]+)<', text)
+    assert packed is not None
+    assert b"plotly.js" in gzip.decompress(base64.b64decode(packed[1]))[:100]
+    assert str(page) == text, "equal numbers give equal files"
 
 
-def test_the_same_figure_is_the_same_file():
-    def drawn():
-        page = HtmlPage("t")
-        page.figure(figures.shares({"g": {"a": (0.4, 0.3, 0.5, 0.2), "b": (0.6, 0.5, 0.7, 0.8)}}), "c")
-        return str(page)
-
-    assert drawn() == drawn()
-
-
-def test_no_empty_axes_are_drawn():
-    ramp = np.arange(1, 4)
-    panels = {str(i): {"a": (ramp, ramp, ramp, ramp)} for i in range(4)}
-    assert len(figures.bands(panels, "x", "y", ["#123456"]).axes) == 4
-    drawn = figures.heat_maps({"A": {"x": np.ones((3, 2)), "y": np.ones((3, 2))}, "B": {"x": np.ones((3, 2))}})
-    assert len(drawn.axes) == 2 * 3, "each with its colour bar"
+def test_weights_are_drawn_around_their_start_in_one_range():
+    still, moved = np.full((3, 2), 1.01), np.full((3, 2), 4.0)
+    assert charts.weight_reach([still]) == 0.5, "noise does not look like structure"
+    assert charts.weight_reach([still, moved]) == 3.0
+    (trace,) = charts.heat_map("A", still, 3.0).data
+    assert (trace["zmin"], trace["zmax"]) == (-2.0, 4.0)
 
 
-def test_weights_of_both_sides_are_drawn_to_one_scale():
-    drawn = figures.heat_maps({"A": {"x": np.full((3, 2), 1.0)}, "B": {"x": np.full((3, 2), 4.0)}})
-    assert [image.get_clim() for axes in drawn.axes for image in axes.images] == [(1.0, 4.0)] * 2
+@pytest.mark.parametrize("teachers", sorted(figures.TEACHERS))
+def test_teachers_are_counted_as_the_loss_has_them(teachers):
+    from leebert.losses import TEACHERS
+
+    assert figures.TEACHERS[teachers](5).tolist() == TEACHERS[teachers](5).sum(dim=1).tolist()
+
+
+@pytest.mark.slow
+def test_a_browser_without_network_draws_a_page_in_either_scheme(tmp_path):
+    """What is drawn, its colours by the reader's scheme, and that nothing else is asked for."""
+    page = HtmlPage("t")
+    page.figure((charts.bands(ramps("a", "b"), "x", "y", ["#2272b4", "#333333"]), "c"))
+    path = page.write(tmp_path / "page.html")
+    seen = """({drawn: document.documentElement?.dataset.drawn || '',
+        colours: [...document.querySelectorAll('.scatterlayer path.js-line')].map(p => p.style.stroke),
+        back: document.body && getComputedStyle(document.body).backgroundColor,
+        fetched: performance.getEntriesByType('resource').map(r => r.name).filter(name => !name.startsWith('blob:'))})"""
+    colours = {}
+    with browser(chromium()) as window:
+        window.call("Network.enable")
+        offline = {"offline": True, "latency": 0, "downloadThroughput": -1, "uploadThroughput": -1}
+        window.call("Network.emulateNetworkConditions", **offline)
+        for scheme in ("light", "dark"):
+            window.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
+            window.open(path.as_uri())
+            deadline = time.monotonic() + 60
+            while not (now := window.evaluate(seen))["drawn"] and time.monotonic() < deadline:
+                time.sleep(0.1)
+            assert now["drawn"] == "1"
+            assert now["fetched"] == []
+            colours[scheme] = now["colours"], now["back"]
+    assert "rgb(34, 114, 180)" in colours["light"][0]
+    assert "rgb(51, 51, 51)" in colours["light"][0]
+    assert "rgb(51, 51, 51)" not in colours["dark"][0], "too dark for its background"
+    assert colours["light"][1] != colours["dark"][1]
 
 
 # A whole sweep's page
 
 
 def told(page: HtmlPage) -> str:
-    """The page's text, without its drawings."""
-    return html.unescape(re.sub(r"data:image[^\"]+", "", str(page)))
+    """The page's text, without its charts."""
+    return html.unescape(str(page).split('<script type="application/json"')[0])
 
 
 def score_of(values, seed, fold):
@@ -193,17 +230,17 @@ def test_a_report_shows_each_algorithm_with_intervals(tmp_path):
     sweep = scored_sweep(tmp_path / "s", score_of)
     page = sweep_page(sweep)
     assert outline(page) == {
-        "Verdict": "3 text",
-        "Search space": "table",
+        "": "verdict, 2 figures, 2 text",
         "Best": "3 text, table, 2 text, table",
         "Score against mean exit layer": "figure, table",
         "Learning curves": "figure",
         "Exits of each method": "figure, table, text",
-        "Patience": "figure, 2 text",
-        "Learned weights over time": "figure",
+        "Patience": "2 figures, 3 text",
+        "Learned weights over time": "2 figures, text",
         "Importance": "text",
         "Paired comparisons of methods": "38 text",
         "All configurations, best first": "table, text",
+        "Search space": "table",
     }
     text = told(page)
     assert "95 % CI by the corrected resampled t over runs." in text
@@ -240,17 +277,28 @@ def test_a_mean_over_cells_ends_where_the_first_cell_ends():
 # The status of a sweep on the console
 
 
+RUNS = [
+    dataclasses.asdict(one)
+    for one in (
+        RunningConfiguration(3, "CLO-v2 C=4", 2, 6, 0, 1, 2, 10, 0.812, 20.0, 70.0),
+        RunningConfiguration(4, "BLO", 1, 6, 0, 0, 0, 10, None, None, None, queued=True),
+    )
+]
+BEST = dataclasses.asdict(BestSoFar("BLO", 0.831, 6, 6, "+1.00 points, 95 % CI 0.50 to 1.50"))
+
+
 @pytest.mark.parametrize(
     ("unfinished", "lines"),
     [
         (
-            {"planned_configurations": 4, "cells_left": 2, "hours_left": 0.5, "running": ["r"], "queued": ["q"]},
+            {"planned_configurations": 4, "cells_left": 2, "hours_left": 0.5, "runs": RUNS, "best": BEST},
             [
                 "configurations: 2 complete, of 4 planned",
                 "runs: 6 finished, 2 remaining; 12 fold-epochs",
-                "about 30 minutes remaining",
-                "running: r",
-                "queued: q",
+                "about 30 min remaining",
+                "running: [3] CLO-v2 C=4: run 2 of 6 (seed 0, fold 1), epoch 3 of 10, score 81.20, 20 s so far, about 1 min 10 s left",
+                "queued: [4] BLO: waits for a free CPU or GPU",
+                "best so far: BLO: 83.10 (6 runs); over the majority class: +1.00 points, 95 % CI 0.50 to 1.50",
             ],
         ),
         ({"note": "a note"}, ["configurations: 2 complete", "runs: 6 finished; 12 fold-epochs"]),
@@ -260,7 +308,7 @@ def test_a_status_counts_what_is_finished_and_what_remains_where_that_is_clear(c
     status = {
         "sweep": "s", "task": "mrpc", "state": "running", "note": "", "configurations": {"complete": 2, "failed": 0},
         "planned_configurations": None, "cells_left": None, "cells_done": 6, "fold_epochs": 12, "hours_left": None,
-        "running": [], "queued": [],
+        "running": [], "queued": [], "runs": [], "best": None,
     }  # fmt: skip
     print_status({**status, **unfinished})
     first = "s (mrpc): running" + (", a note" if "note" in unfinished else "")
@@ -278,7 +326,7 @@ def test_summaries_pair_all_algorithms_and_only_what_is_complete(tmp_path):
         tmp_path / "s", score_of, state=state, cells=lambda v: 3 if state(v) == "complete" else 2, status=None,
         algorithms=["uniform", "slo", "blo"], space={"lr_theta": [1e-5, 1e-4]},
     )  # fmt: skip
-    found = {one.label: one for one in summaries(sweep.ledger.read(), 3, None)}
+    found = {one.label: one for one in summaries(pool_of(sweep, spec_of(sweep), sweep.ledger.read())).events}
     pairs = ["BLO minus SLO", "BLO minus Uniform", "SLO minus Uniform"]
     assert list(found) == ["BLO", "SLO", "Uniform", *pairs]
     assert [found[label].metrics["paired/pairs"] for label in pairs] == [1.0, 2.0, 1.0]

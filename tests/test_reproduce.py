@@ -6,6 +6,7 @@ import io
 import itertools
 import json
 import math
+import re
 import types
 from pathlib import Path
 
@@ -29,7 +30,9 @@ from leebert.runtime import Runtime
 from leebert.stages import method
 from leebert.transforms import PruneHeads
 from leebert.yaml import dump_yaml
+from tune.models.best_file import content_digest
 from tune.reproduce import paper
+from tune.reproduce.all_tasks import reproduce_tasks
 from tune.reproduce.command import Reasons, _costs_are_known, _rendered, reproduce
 from tune.reproduce.costs import measure, model_of
 from tune.reproduce.drawing import curves
@@ -389,6 +392,104 @@ def test_identities_differ_by_what_both_know():
     ]  # fmt: skip
 
 
+# Several tasks, and table 3.
+
+
+@pytest.fixture
+def two_tasks(tmp_path, results):
+    """Results of two tasks: on RTE LeeBERT lacks a seed, and every score is 10 points lower."""
+    lower = [dataclasses.replace(made(c.method, c.seed, c.exits[-1] - 0.1)) for c in results.cells if c.seed < 2]
+    write(tmp_path / "reproduce-mrpc-albert-base-v2.parquet", results)
+    write(tmp_path / "reproduce-rte-albert-base-v2.parquet", Results({**IDENTITY, "task": "rte"}, tuple(lower), COSTS))
+    return tmp_path
+
+
+def test_a_table_over_tasks_has_means_over_the_seeds_that_all_have(two_tasks):
+    ask = request(task=None, tasks=("mrpc", "rte"), out=two_tasks, methods=("clo-v2", "uniform", "pabee"))
+    made_ = reproduce_tasks(ask, train=False)
+    with open(two_tasks / "table1-mrpc-rte-albert-base-v2.csv", encoding="utf-8") as file:
+        rows = {(row["method"], row["task"]): row for row in csv.DictReader(file)}
+    mean = rows["clo-v2", "mean"]
+    assert float(mean["score"]) == pytest.approx((0.845 + 0.745) / 2), "of seeds 0 and 1"
+    assert float(mean["speed_up_layers"]) == pytest.approx(3 / 2.5)
+    assert float(mean["paper"]) == pytest.approx((89.7 + 76.8) / 2)
+    assert float(rows["uniform", "mean"]["margin"]) == pytest.approx(0.01)
+    assert rows["uniform", "mean"]["margin_p"] == "", "two seeds are not tested"
+    assert rows["pabee", "mean"]["score"] == ""
+    assert float(rows["pabee", "mean"]["paper"]) == pytest.approx((88.7 + 74.4) / 2)
+    assert re.search(r"LeeBERT +79\.50 ± 0\.50 +83\.25 +1\.20", made_.text)
+    page_ = (two_tasks / "table1-mrpc-rte-albert-base-v2.md").read_text()
+    assert "| LeeBERT | 85.00 ± 0.58 | 74.50 ± 0.50 | 79.50 ± 0.50 | 1.20 |" in page_
+    assert "| LeeBERT | 89.7 | 76.8 | 83.25 | 1.96 |" in page_
+
+
+def test_tasks_without_results_are_named_and_stay_out_of_the_papers_means(two_tasks):
+    made_ = reproduce_tasks(request(task=None, tasks=GLUE, out=two_tasks), train=False)
+    assert "no results of cola, mnli, qnli, qqp, sst2" in made_.missing
+    assert made_.files[-3].name == "table1-all-albert-base-v2.md"
+    assert "2 tasks (mrpc, rte)" in made_.text
+    with pytest.raises(SweepError, match="no results of any task"):
+        reproduce_tasks(request(task=None, tasks=("cola",), out=two_tasks), train=False)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("table1", "--tasks", "mrpc,sst", "--backbone", "x"), "--tasks mrpc,sst: table1 has no task 'sst' (did you mean 'sst2'?)"),
+        (("table2", "--tasks", "all", "--backbone", "x"), "--tasks: table2 is of one task"),
+        (("table1", "--tasks", "all", "--task", "mrpc", "--backbone", "x"), "--task and --tasks: give one of the two"),
+        (("table1", "--task", "mrpc"), "reproduce table1: --backbone is missing"),
+        (("table3", "--seeds", "3", "--methods", "blo"), "trains nothing; leave out --methods, --seeds"),
+        (("table3", "--best", "nowhere"), "--best nowhere: no such file or folder"),
+    ],
+)  # fmt: skip
+def test_options_of_several_tasks_and_of_table_3_are_checked(cli, words, said):
+    ran = cli("leebert-tune", "reproduce", *words)
+    assert (ran.code, ran.out) == (1, "")
+    assert said in ran.err
+
+
+def write_best(path, task, **training):
+    """A best file with what table 3 shows."""
+    found = dict.fromkeys(
+        ("digest", "configuration", "cells", "folds", "data_fingerprint", "backbone", "versions", "code"), "x"
+    )
+    values = {
+        "task": task, "model": {"backbone": "x/albert-base-v2"}, "training": training,
+        "found": {**found, "score_mean": 0.81234, "complete_configurations": 8},
+    }  # fmt: skip
+    values["found"]["digest"] = content_digest(values)
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(dump_yaml(values))
+
+
+def test_table_3_shows_the_papers_options_beside_those_of_best_files(cli, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_best(tmp_path / "best" / "mrpc.yaml", "mrpc", algorithm="clo-v2", lr_theta=2e-4, batch_size=8, cycle_length=2)
+    write_best(tmp_path / "best" / "sst2.yaml", "sst2", algorithm="uniform-d1", lr_theta=3e-5, batch_size=16)
+    (tmp_path / "best" / "rte.yaml").write_text("task: rte\n")
+    ran = cli("leebert-tune", "reproduce", "table3")
+    assert ran.code == 0, ran.err
+    rows = {
+        cells[0]: cells[1:]
+        for cells in (
+            [c.strip() for c in line.strip("|").split("|")] for line in ran.out.splitlines() if line.startswith("| ")
+        )
+    }
+    assert rows["mrpc"] == ["1e-5, 1e-4, 32, 4", "clo-v2", "2e-4, 1e-4, 8, 2", "81.23"]
+    assert rows["sst2"] == ["2e-5, 1e-4, 128, 4", "uniform-d1", "3e-5, –, 16, –", "81.23"]
+    assert rows["cola"] == ["2e-5, 1e-3, 16, 2", "none", "", ""]
+    assert "Another method than the paper's was selected for sst2" in ran.out
+    assert "Not shown: best/rte.yaml: not a best file" in ran.out
+    assert [path.name for path in sorted((tmp_path / "reproduced").iterdir())] == [
+        "table3.csv",
+        "table3.md",
+        "table3.tex",
+    ]
+    ran = cli("leebert-tune", "reproduce", "table3", "--task", "mprc")
+    assert "--task mprc: neither the paper's table 3 nor best has it (did you mean 'mrpc'?)" in ran.err
+
+
 # What is asked for.
 
 
@@ -403,7 +504,7 @@ def test_a_method_named_twice_is_one_row():
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"target": "table3"}, "reproduce table3: unknown (did you mean 'table"),
+        ({"target": "table7"}, "reproduce table7: unknown (did you mean 'table"),
         ({"task": "mprc"}, "unknown task 'mprc' (did you mean 'mrpc'?)"),
         ({"task": None}, "--task is missing"),
         ({"methods": ("clo-v3",)}, "--methods clo-v3: unknown method (did you mean 'clo-v"),
@@ -412,7 +513,7 @@ def test_a_method_named_twice_is_one_row():
         ({"budget": "0m"}, "--budget 0m: not minutes"),
         (
             {"set_": ("training.lr_teta=1e-4",)},
-            "--set: 'training.lr_teta=1e-4': unknown key (did you mean 'lr_theta'?)",
+            "--set: 'training.lr_teta=1e-4': unknown key (did you mean 'training.lr_theta'?)",
         ),
         ({"set_": ("training.lr_theta=0",)}, "should be a finite number above 0"),
         ({"set_": ("seeds=3",)}, "`seeds` follows from the table"),
@@ -546,7 +647,8 @@ def test_table_6_is_of_images_and_as_the_space_of_its_setting():
     assert plan.task_name == "cifar10"
     space = load_space(Path(__file__).parents[1] / "search_spaces" / "cifar10.yaml", [])
     ours = plan.spec(plan.parts[0], ["clo-v2"], [0]).train_config({"algorithm": "clo-v2"})
-    assert ours == space.train_config(next(iter(space.configurations())))
+    theirs = next(values for values in space.configurations() if values["algorithm"] == "clo-v2")
+    assert ours == space.train_config(theirs)
     extra = next(row for row in plan.rows if row.method == "shallow-deep")
     assert (extra.criterion, plan.target.aim("cifar10"), plan.target.aim("cifar100")) == ("confidence", 1.28, 1.25)
 

@@ -17,17 +17,17 @@ from test_sweep import space
 from test_tracking import Sweep, whole_sweep
 
 from tune.space import SweepSpec
+from tune.store.folder import SweepFolder, spec_of
 from tune.store.lease import Lease
 from tune.store.ledger import SweepState
 from tune.tracking import names, views
 from tune.tracking import saved_views as saving
-from tune.tracking.events import SavedViews, Summary, View
+from tune.tracking.events import SavedViews, Summary, SweepVerdict, View
 from tune.tracking.publish import Publisher
 from tune.tracking.views import ViewContents, decoded, encoded, saved_views, view_contents, view_key
 
 FOUND = ViewContents(
     ("clo-v2", "blo"), ("lr_theta", "lr_omega", "batch_size"), ("cycle_length",), 36,
-    {"depth/score": (0.7, 0.8), "depth/omega_ce": (0.5, 1.5)},
 )  # fmt: skip
 SMALL = {"space": {"lr_theta": [1e-4], "lr_omega": [1e-3], "cycle_length": [2, 4]}}
 
@@ -42,15 +42,15 @@ def cards(view: View) -> list[dict[str, Any]]:
 def test_each_view_keeps_to_its_sweep_and_omits_folds() -> None:
     made = saved_views("mrpc-small", FOUND)
     assert [view.name for view in made] == [
-        "mrpc-small: CLO vs BLO", "mrpc-small: score against mean exit layer", "mrpc-small: all configurations",
+        "mrpc-small: CLO vs BLO", "mrpc-small: speed against accuracy", "mrpc-small: all configurations",
         "mrpc-small: summary",
     ]  # fmt: skip
-    kinds = ["config", "config", "config", "summary"]
+    kinds = ["summary", "config", "config", "summary"]
     for view, kind in zip(made, kinds, strict=True):
         where = view.state["searchFilter"]
         assert where.startswith(f"tags.sweep = 'mrpc-small' AND tags.kind = '{kind}'")
         assert view.state["runsHiddenMode"] == "SHOW_ALL"
-    assert [("groupBy" in view.state) for view in made] == [True, False, False, False]
+    assert [("groupBy" in view.state) for view in made] == [False] * 4
 
 
 def test_each_chart_shows_what_runs_of_its_kind_have_and_each_metric_has_a_place() -> None:
@@ -91,14 +91,14 @@ def test_one_parallel_chart_has_all_algorithms_and_another_the_options_that_only
 
 def test_titles_state_when_mlflow_loads_a_part_only() -> None:
     def noted(complete: int, begun: int) -> list[bool]:
-        made = saved_views("s", ViewContents(("clo-v2", "blo"), complete=complete, begun=begun))[:3]
+        made = saved_views("s", ViewContents(("clo-v2", "blo"), complete=complete, begun=begun))[1:3]
         titles = [[section["name"] for section in view.state["compareRunSections"]] for view in made]
         assert all(len({title.endswith(" (the best 100 only)") for title in of_view}) == 1 for of_view in titles)
         return [of_view[0].endswith(" (the best 100 only)") for of_view in titles]
 
-    assert noted(100, 100) == [False, False, False]
-    assert noted(100, 101) == [False, False, True], "pruned ones count where they are shown"
-    assert noted(101, 130) == [True, True, True]
+    assert noted(100, 100) == [False, False]
+    assert noted(100, 101) == [False, True], "pruned ones count where they are shown"
+    assert noted(101, 130) == [True, True]
 
 
 def test_every_option_has_its_chart() -> None:
@@ -123,13 +123,25 @@ def test_the_first_view_is_titled_by_the_methods_that_it_compares(methods: tuple
     assert saved_views("s", ViewContents(methods))[0].name == f"s: {title}"
 
 
-def test_axes_begin_where_the_values_do() -> None:
-    score, omega = (card["range"] for card in cards(saved_views("s", FOUND)[0])[:2])
-    assert (score["yMin"], score["yMax"]) == pytest.approx((0.692, 0.808))
-    assert (omega["yMin"], omega["yMax"]) == pytest.approx((0.42, 1.58))
-    assert "range" not in cards(saved_views("s", ViewContents(("clo-v2", "blo")))[0])[0], (
-        "nothing is known at the start"
-    )
+def test_the_views_of_summaries_begin_with_pictures_and_show_intervals() -> None:
+    views_ = {view.slug: view for view in saved_views("s", FOUND)}
+    shown = []
+    for slug in ("clo-vs-blo", "summary"):
+        first, *lines = cards(views_[slug])
+        shown += first["imageKeys"]
+        assert first["type"] == "IMAGE"
+        assert all(
+            line["selectedMetricKeys"] == [line["metricKey"] + end for end in ("", "_low", "_high")] for line in lines
+        )
+        alone = [
+            card["imageKeys"]
+            for card in views_[slug].state["compareRunCharts"]
+            if card["uuid"].startswith("no-") and card["type"] == "IMAGE"
+        ]
+        assert alone == [[key] for key in names.VERDICT_PICTURES], (
+            "MLflow makes a card of its own for every other picture"
+        )
+    assert tuple(shown) == names.VERDICT_PICTURES
 
 
 def test_a_tag_holds_a_view_and_mlflow_takes_both_its_key_and_its_length() -> None:
@@ -154,8 +166,6 @@ def test_what_views_depend_on_is_read_from_the_ledger(tmp_path: Path) -> None:
     known = view_contents(spec, made.ledger.read(epochs=False))
     assert (known.algorithms, known.complete, known.begun) == (("clo-v2", "blo"), 2, 3)
     assert (known.shared, known.others) == ((), ("cycle_length",)), "what has one value tells nothing apart"
-    low, high = known.ranges["depth/score"]
-    assert 0.5 < low < high < 1
     assert view_contents(spec, SweepState()) == ViewContents(("clo-v2", "blo"), (), ("cycle_length",))
     assert parallel(known) == [["variant"], ["cycle_length"]]
     whole = view_contents(SweepSpec.model_validate(SPEC), SweepState())
@@ -178,7 +188,8 @@ def test_a_sweep_is_shown_from_its_start_and_again_whenever_it_has_doubled(tmp_p
     spec = SweepSpec.model_validate(SPEC)
     whole = made_sweep(tmp_path, "sqlite:///nowhere.db")
     heard: Any = Heard()
-    showing, state, told = Publisher(heard, spec, None), SweepState(), []
+    sentences: list[str] = []
+    showing, state, told = Publisher(heard, spec, whole), SweepState(), []
     showing.start(state)
     assert [type(event) for event in heard.events] == [SavedViews]
     for record in whole.ledger.in_order():
@@ -187,9 +198,12 @@ def test_a_sweep_is_shown_from_its_start_and_again_whenever_it_has_doubled(tmp_p
         showing.follow(state)
         if new := heard.events[before:]:
             assert isinstance(new[-1], SavedViews)
-            assert {type(event) for event in new[:-1]} == {Summary}
+            assert {type(event) for event in new[:-1]} <= {Summary, SweepVerdict}
+            sentences.append(new[-1].sentence)
             told.append(sum(c.state == "complete" for c in state.history()))
     assert told == [1, 2, 4, 8, 16, 32]
+    assert not sentences[0], "one method has no partner yet"
+    assert sentences[-1].startswith("CLO-v2 and BLO: ")
 
 
 def test_a_trouble_with_views_never_reaches_the_training(
@@ -200,8 +214,9 @@ def test_a_trouble_with_views_never_reaches_the_training(
             raise RuntimeError("no")
 
     broken: Any = Broken()
-    state = made_sweep(tmp_path, "sqlite:///nowhere.db", **SMALL).ledger.read()
-    showing = Publisher(broken, SweepSpec.model_validate({**SPEC, **SMALL}), None)
+    made = made_sweep(tmp_path, "sqlite:///nowhere.db", **SMALL)
+    state = made.ledger.read()
+    showing = Publisher(broken, SweepSpec.model_validate({**SPEC, **SMALL}), made)
     showing.start(SweepState())
     showing.follow(state)
     no_views, no_summaries = "no saved views: RuntimeError: no", "no summaries: RuntimeError: no"
@@ -214,7 +229,7 @@ def test_a_trouble_with_views_never_reaches_the_training(
 def test_views_are_made_anew_when_mlflow_begins_to_load_a_part(tmp_path: Path) -> None:
     def titles(n: int) -> list[str]:
         heard: Any = Heard()
-        showing = Publisher(heard, SweepSpec.model_validate(SPEC), None)
+        showing = Publisher(heard, SweepSpec.model_validate(SPEC), SweepFolder(tmp_path))
         showing.start(at(64))
         heard.events.clear()
         for known in (at(65), at(n)):
@@ -232,23 +247,31 @@ def test_views_are_made_anew_when_mlflow_begins_to_load_a_part(tmp_path: Path) -
         return state
 
     assert titles(100) == []
-    assert titles(101) == ["Score against mean exit layer, one line per configuration (the best 100 only)"]
+    assert titles(101) == ["Score (%) against layer speed-up (the best 100 only)"]
 
 
 def test_a_summary_states_the_whole_in_numbers(tmp_path: Path) -> None:
-    from tune.tracking.summary import summaries
+    from tune.tracking.summary import pool_of, summaries
 
-    state = made_sweep(tmp_path, "sqlite:///nowhere.db").ledger.read()
-    told = {summary.label: summary for summary in summaries(state, 3, None)}
-    assert set(told) == {"BLO", "CLO-v2", "CLO-v2 C=2 minus BLO", "CLO-v2 C=4 minus BLO"}
+    made = made_sweep(tmp_path, "sqlite:///nowhere.db")
+    whole = summaries(pool_of(made, spec_of(made), made.ledger.read()))
+    told = {summary.label: summary for summary in whole.events}
+    assert set(told) == {"BLO", "CLO-v2", "CLO-v2 minus BLO", "CLO-v2 C=2 minus BLO", "CLO-v2 C=4 minus BLO"}
+    pictured = [summary for summary in whole.events if summary.pictures]
+    assert [summary.label for summary in pictured] == ["CLO-v2 minus BLO"]
+    assert whole.sentence in pictured[0].note
+    for picture, key in zip(pictured[0].pictures, names.VERDICT_PICTURES, strict=True):
+        assert picture.key == key
+        assert picture.draw().startswith(b"\x89PNG")
     clo, diff = told["CLO-v2"], told["CLO-v2 C=4 minus BLO"]
     assert clo.note == "23 configurations, 3 runs each"
     mean = 100 * sum(v for v in clo.depth["summary/score"] if v is not None) / 6
     assert clo.metrics["summary/score_pct"] == pytest.approx(mean, abs=1e-3)
-    for one, name in ((clo, "summary/score_pct"), (diff, "paired/diff_pct")):
-        assert one.metrics[f"{name}_low"] < one.metrics[name] < one.metrics[f"{name}_high"]
-        assert not any(math.isnan(value) for value in one.metrics.values())
-    assert len({summary.colour for label, summary in told.items() if "minus" in label}) == 2
+    score = "summary/score_pct"
+    assert clo.metrics[f"{score}_low"] < clo.metrics[score] < clo.metrics[f"{score}_high"]
+    assert diff.metrics.keys() == {"paired/diff_pct", "paired/pairs"}, "3 runs are too few for an interval"
+    assert not any(math.isnan(value) for one in (clo, diff) for value in one.metrics.values())
+    assert len({summary.colour for label, summary in told.items() if "minus" in label}) == 3
 
 
 # In MLflow.
@@ -298,10 +321,10 @@ def test_sweeps_share_an_experiment_and_a_second_time_changes_nothing(tmp_path: 
     assert tags(uri, one.experiment) == {**before, "mlflow.note.content": note}
     assert [address.split("#")[0] for address in sent.views.values()] == ["http://127.0.0.1:5000/"] * 4
 
-    more = ViewContents(FOUND.algorithms, FOUND.shared, FOUND.others, 40, {"depth/score": (0.6, 0.9)})
+    more = ViewContents(FOUND.algorithms, FOUND.shared, FOUND.others, 140)
     one.send([SavedViews(saved_views(one.name, more))])
     after = tags(uri, one.experiment)
-    key = f"mlflow.sharedViewState.{one.name}.clo-vs-blo"
+    key = f"mlflow.sharedViewState.{one.name}.speed"
     assert after.keys() == before.keys()
     assert {k for k in after if after[k] != before[k]} == {key, "mlflow.note.content"}
     assert json.loads(after[key])["createdAt"] == json.loads(before[key])["createdAt"]
@@ -413,7 +436,7 @@ def test_views_that_were_taken_keep_their_links_when_later_ones_are_refused(
 
     with proxy(mlflow_app.url, fault) as url:
         sweep = Sweep(url)
-        more = ViewContents(FOUND.algorithms, FOUND.shared, FOUND.others, 40, {"depth/score": (0.6, 0.9)})
+        more = ViewContents(FOUND.algorithms, FOUND.shared, FOUND.others, 140)
         tracker = sweep.send([whole_sweep()[0], *(SavedViews(saved_views(sweep.name, of)) for of in (FOUND, more))])
     assert taken[0] < 0
     assert len(tracker.views) == 4

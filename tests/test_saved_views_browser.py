@@ -37,8 +37,7 @@ LOOK = """
       line_colours: colours(card, '.scatterlayer path.js-line', 'stroke'),
       points: card.querySelectorAll('.scatterlayer path.point').length,
       point_colours: colours(card, '.scatterlayer path.point', 'fill'),
-      bars: card.querySelectorAll('.barlayer .point path').length,
-      bar_colours: colours(card, '.barlayer .point path', 'fill'),
+      pictures: [...card.querySelectorAll('img')].filter(image => image.complete).map(image => image.naturalWidth),
       axes: card.querySelectorAll('svg .axis').length,
       words: [text(card), ...[...card.querySelectorAll('svg text')].map(label => label.textContent)].join(' '),
     })),
@@ -48,6 +47,7 @@ LOOK = """
     columns: [...document.querySelectorAll('.ag-header-cell')].map(text).filter(Boolean),
     view: text(document.querySelector("[data-testid='saved-views-trigger']")),
     matching: text(document.body).match(/([0-9]+) matching runs/)?.[1] || '',
+    notes: [...document.querySelectorAll('p')].map(text).filter(note => note.includes('—')),
     links: [...document.querySelectorAll('a[href*="viewStateShareKey"]')].map(link => [text(link), link.href]),
   };
 })()
@@ -89,7 +89,7 @@ def drawn(*titles: str) -> Any:
     """Whether these cards, and only these, hold marks."""
 
     def done(seen: dict[str, Any]) -> bool:
-        marks = [card["lines"] + card["points"] + card["bars"] + card["axes"] for card in seen["cards"]]
+        marks = [card["lines"] + card["points"] + card["axes"] + len(card["pictures"]) for card in seen["cards"]]
         return [card["title"] for card in seen["cards"]] == list(titles) and all(marks)
 
     return done
@@ -99,34 +99,37 @@ def by_title(seen: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return {card["title"]: card for card in seen["cards"]}
 
 
+def ends(*keys: str) -> list[str]:
+    return [" vs ".join(f"{key}{end}" for end in ("", "_low", "_high")) for key in keys]
+
+
 def test_clo_vs_blo(page, addresses) -> None:
-    titles = ("depth/score", "depth/omega_ce", "cv/score_pct", "cv/score_std_pct", "cv/layers")
-    seen = look(page, addresses["CLO vs BLO"], "clo-vs-blo", 1280, drawn(*titles))
-    assert [card["title"] for card in seen["cards"]] == list(titles)
+    lines = ends("summary/exit_pct", "paired/exit_points", "summary/omega_ce")
+    seen = look(page, addresses["CLO vs BLO"], "clo-vs-blo", 2600, drawn("Image grid", *lines))
+    assert [card["title"] for card in seen["cards"]] == ["Image grid", *lines]
     assert seen["view"] == f"{NAME}: CLO vs BLO"
-    assert seen["sections"] == ["Score and ω by exit: mean and range", "Cross-validated score and layers needed"]
-    cards = by_title(seen)
-    for title in titles[:2]:
-        # A mean and the two edges of the range, for either group.
-        assert cards[title]["lines"] == 6
-        assert {CLO, BLO} <= set(cards[title]["line_colours"])
-        assert cards[title]["points"] == 36, "each at 6 exits"
-        assert "depth/layer" in cards[title]["words"]
-        assert all(f"{group} ({title})" in cards[title]["words"] for group in ("CLO-v2", "BLO"))
-    for title in titles[2:]:
-        assert (cards[title]["bars"], set(cards[title]["bar_colours"])) == (2, {CLO, BLO})
-    assert seen["matching"] == "35", "completed configurations; neither folds, nor what was pruned"
-    assert not any(re.search(r" s0 f\d", row) for row in seen["rows"])
+    assert seen["sections"] == [
+        "Verdict: CLO vs BLO", "Score (%) by exit: mean and 95 % CI", "Difference by exit in points, with 95 % CI",
+        "ω by exit: mean and 95 % CI",
+    ]  # fmt: skip
+    pictures, score, difference, weights = seen["cards"]
+    assert pictures["pictures"] == [900, 900], "the verdict and its curves, in full size"
+    assert "Summary · CLO-v2 minus BLO" in pictures["words"]
+    for card in (score, weights):
+        assert (card["lines"], set(card["line_colours"])) == (6, {CLO, BLO}), "a mean and the ends of its interval"
+    assert difference["lines"] == 3, "with C=2, with C=4 and both; 3 runs are too few for an interval"
+    assert (seen["matching"], len(seen["rows"])) == ("5", 5)
+    assert any("CLO-v2 and BLO: +" in text for text in seen["notes"]), "the verdict is above the runs"
 
 
 def test_speed_against_accuracy(page, addresses) -> None:
-    titles = ("curve/score", "cv/layers vs. cv/score_pct")
-    seen = look(page, addresses["score against mean exit layer"], "speed", 1560, drawn(*titles))
+    titles = ("curve/score_pct", "cv/layers vs. cv/score_pct")
+    seen = look(page, addresses["speed against accuracy"], "speed", 1560, drawn(*titles))
     cards = by_title(seen)
     assert list(cards) == list(titles)
     curve, points = (cards[title] for title in titles)
     assert (curve["lines"], set(curve["line_colours"])) == (35, {CLO, BLO})
-    assert "curve/layers" in curve["words"]
+    assert "curve/speed_up" in curve["words"]
     assert set(points["point_colours"]) == {CLO, BLO}
     assert points["points"] == 35
 
@@ -148,16 +151,13 @@ def test_all_configurations(page, addresses) -> None:
 
 
 def test_summary(page, addresses) -> None:
-    lines = [" vs ".join(f"{key}{end}" for end in ("", "_low", "_high")) for key in ("paired/diff", "summary/score")]
-    bars = [f"{key}{end}" for key in ("paired/diff_pct", "summary/score_pct") for end in ("_low", "", "_high")]
-    seen = look(page, addresses["summary"], "summary", 2080, drawn(*lines, *bars))
-    assert [card["title"] for card in seen["cards"]] == [*lines, *bars]
-    diff, score = (by_title(seen)[title] for title in lines)
+    lines = ends("paired/exit_points", "summary/exit_pct")
+    seen = look(page, addresses["summary"], "summary", 2080, drawn("Image grid", *lines))
+    assert [card["title"] for card in seen["cards"]] == ["Image grid", *lines]
+    pictures, difference, score = seen["cards"]
+    assert len(pictures["pictures"]) == 2, "scores and differences"
     assert (score["lines"], set(score["line_colours"])) == (6, {CLO, BLO})
-    assert (diff["lines"], len(diff["line_colours"])) == (6, 2), "C=2 and C=4, either with its interval"
-    assert not {CLO, BLO} & set(diff["line_colours"])
-    assert all(by_title(seen)[title]["bars"] == 2 for title in bars)
-    assert (seen["matching"], len(seen["rows"])) == ("4", 4)
+    assert not {CLO, BLO} & set(difference["line_colours"])
 
 
 def test_the_table_holds_what_is_useful_and_no_folds(page, addresses) -> None:
@@ -178,6 +178,24 @@ def test_the_table_holds_what_is_useful_and_no_folds(page, addresses) -> None:
     }
     assert useful <= set(seen["columns"]) <= useful | others
     assert not any(re.search(r" s0 f\d", row) for row in seen["rows"])
+
+
+def test_a_sweep_s_run_shows_its_dataset_source_and_verdict(page, addresses, mlflow_server) -> None:
+    from mlflow import MlflowClient
+
+    experiment = addresses["summary"].split("#/experiments/")[1].split("/")[0]
+    (run,) = MlflowClient(mlflow_server.url).search_runs([experiment], f"tags.sweep = '{NAME}' AND tags.kind = 'sweep'")
+    assert run.data.tags["mlflow.note.content"] == run.data.tags["verdict"]
+    url = f"{mlflow_server.url}/#/experiments/{experiment}/runs/{run.info.run_id}?workflowType=machine_learning"
+    words = ("CLO-v2 and BLO: +", "mrpc", "leebert-tune sweep", "c0ffee", "Model training")
+    page.size(1500, 1400)
+    page.open(url)
+    deadline, text = time.monotonic() + 60, ""
+    while time.monotonic() < deadline and not all(word in text for word in words):
+        time.sleep(0.5)
+        text = page.evaluate("document.body ? document.body.innerText : ''")
+    page.screenshot(SCREENSHOTS / "run.png")
+    assert [word for word in words if word not in text] == []
 
 
 def test_the_links_are_above_the_runs_and_lead_to_the_views(page, addresses, mlflow_server) -> None:

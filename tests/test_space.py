@@ -360,9 +360,12 @@ def test_override_reaches_one_alias_only(file: Path) -> None:
 @pytest.mark.parametrize(
     ("override", "line"),
     [
-        ("space.lr_thta=1", "unknown key (did you mean 'lr_theta'?)"),
+        ("space.lr_thta=1", "unknown key (did you mean 'space.lr_theta'?)"),
         ("pruner.mini=1", "unknown key\n"),
-        ("lr_theta=1", "unknown key (did you mean 'space.lr_theta'?)"),
+        ("lr_theta=1", "unknown key (did you mean 'space.lr_theta' or 'training.lr_theta'?)"),
+        ("lr=1", "unknown key (did you mean 'space.lr_theta' or 'space.lr_omega' or 'training.lr_theta'?)"),
+        ("trainig.lr_theta=1", "unknown key (did you mean 'training.lr_theta'?)"),
+        ("trainig.lr=1", "unknown key (did you mean 'training'?)"),
         ("fold=1", "unknown key (did you mean 'folds'?)"),
         ("folds.k=1", "unknown key: `folds` has no keys below it"),
         ("task.metric=f1", "`task` is 'mrpc', not a mapping with keys"),

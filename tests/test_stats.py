@@ -9,7 +9,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy import stats as scipy_stats
 
-from tune.analysis.stats import Judge, corrected_t, fold_ratio, holm, holm_intervals, sign_flip
+from tune.analysis.stats import Judge, corrected_t, fold_ratio, holm, holm_intervals, random_effects, sign_flip
 
 #: Score differences in thousandths: coarse enough to have ties, and to keep spreads away from rounding noise.
 diff = st.integers(-1000, 1000).map(lambda n: n / 1000)
@@ -147,11 +147,60 @@ def test_exit_intervals_are_bonferronis_and_their_p_holms(samples):
     assert holm_intervals([], 0.25) == ()
 
 
+# Random effects of samples and training sets
+
+
+def by_cell(values, seeds=1):
+    folds = len(values) // seeds
+    return {(s, k): float(values[s * folds + k]) for s in range(seeds) for k in range(folds)}
+
+
+@given(st.lists(diff, min_size=6, max_size=6), st.floats(0.01, 1.0))
+def test_without_sampling_variance_the_folds_means_decide(values, ratio):
+    interval = random_effects(by_cell(values, seeds=2), ratio)
+    folds = corrected_t([(a + b) / 2 for a, b in zip(values[:3], values[3:], strict=True)], ratio)
+    assert interval.p == pytest.approx(folds.p, nan_ok=True)
+    assert interval.high - interval.low == pytest.approx(folds.high - folds.low, nan_ok=True)
+    assert (interval.cells, interval.folds) == (6, 3)
+    assert interval.mean == pytest.approx(np.mean(values))
+
+
+@given(st.lists(diff, min_size=5, max_size=5), st.floats(1e-6, 1.0), st.floats(0.0, 1.0))
+def test_an_interval_contains_0_exactly_if_its_p_is_not_significant_and_widens_with_shared_data(values, v, ratio):
+    one, more = (random_effects(by_cell(values), r, sampling=v) for r in (ratio, ratio + 0.1))
+    if one.defined:
+        assert (one.low <= 0 <= one.high) == (one.p >= 0.05) or one.p == pytest.approx(0.05, abs=1e-6)
+        assert more.high - more.low >= one.high - one.low - 1e-9
+        assert one.high - one.low >= 2 * 1.95 * math.sqrt(v / 5), "never below what samples alone give"
+
+
+def test_equal_folds_leave_the_sampling_variance():
+    # Where folds hardly differ, training sets add nothing, and the interval is the normal one of the samples.
+    interval = random_effects(by_cell([0.0100001, 0.01, 0.0099999]), 0.5, sampling=3e-4)
+    assert interval.high - interval.low == pytest.approx(2 * 1.96 * 0.01, rel=1e-3)
+
+
+@pytest.mark.parametrize("training", [0.0, 0.5, 2.0])
+@pytest.mark.parametrize("folds", [3, 5])
+def test_the_level_holds_whatever_training_sets_add(training, folds):
+    """Sampling variance 1 per fold, and effects of training sets correlated by 1/K, as the correction assumes."""
+    rng, draws = np.random.default_rng(folds), 200
+    common, own = rng.normal(size=(draws, 1)), rng.normal(size=(draws, folds))
+    effects = training * (math.sqrt(1 / folds) * common + math.sqrt(1 - 1 / folds) * own)
+    rejected = [
+        random_effects(by_cell(row), 1 / (folds - 1), sampling=1.0).p < 0.05
+        for row in effects + rng.normal(size=(draws, folds))
+    ]
+    assert np.mean(rejected) < 0.05 + 2.5 * math.sqrt(0.05 * 0.95 / draws)
+
+
 def test_judge_applies_its_settings():
     judge = Judge(0.5, confidence=0.9, seed=3, permutations=50)
     diffs = [0.1, 0.2, -0.1]
-    assert judge.interval(diffs) == corrected_t(diffs, 0.5, 0.9)
-    assert judge.intervals([diffs, diffs]) == holm_intervals([diffs, diffs], 0.5, 0.9)
+    by_run = {(0, fold): diff for fold, diff in enumerate(diffs)}
+    assert judge.interval(by_run, 1e-4) == random_effects(by_run, 0.5, 0.9, 1e-4)
+    of_exits = judge.intervals([by_run, by_run], [0.0, 0.0])
+    assert [(i.low, i.p) for i in of_exits] == [(i.low, i.p) for i in holm_intervals([diffs, diffs], 0.5, 0.9)]
     assert judge.sign_flip(diffs * 7) == sign_flip(diffs * 7, 3, 50)
 
 

@@ -9,7 +9,7 @@ import pytest
 from saved_models import save_model
 from scored_sweep import scored_sweep
 
-from leebert.live import classify
+from leebert.one_text import classify
 from leebert.text_chart import line_chart, supports_unicode
 from tune.analysis.terminal_chart import sweep_chart
 

@@ -6,7 +6,9 @@ Commands import Ray, MLflow and torch only when they need them, so that `--help`
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
+import shlex
 import sys
 import time
 from pathlib import Path
@@ -14,7 +16,7 @@ from typing import Annotated, Any
 
 import typer
 
-from leebert import console
+from leebert import console, live
 from leebert.cli_options import (
     BACKBONE,
     Backbone,
@@ -30,9 +32,10 @@ from leebert.cli_options import (
     Set,
     SpeedUp,
     Task,
+    check_device,
 )
 from leebert.errors import ConfigError, SweepError, TrackingError
-from tune.reproduce.paper import TARGETS
+from tune.reproduce.paper import TABLE_3, TARGETS
 
 app = typer.Typer(
     help="Cross-validated sweeps of early-exit models: Ray Tune runs the trials, a ledger (the sweep's event log) records "
@@ -51,8 +54,15 @@ SweepsMlflow = Annotated[
     str | None, typer.Option("--tracking-uri", help="MLflow address; by default the one that the sweep started with.")
 ]
 TrialDevice = Annotated[
-    str, typer.Option(help="auto, cpu or cuda; auto takes a GPU if the trials request one, else the CPU.")
+    str,
+    typer.Option(
+        callback=check_device, help="auto, cpu or cuda; auto takes a GPU if the trials request one, else the CPU."
+    ),
 ]
+
+
+#: What commands do first.
+LOADING = "loading libraries"
 
 
 @app.callback()
@@ -65,7 +75,28 @@ def _program(
     pass
 
 
-@app.command(cls=Command)
+class _WithPower(Command):
+    """A command whose option `--power` may stand without a value."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Give `--power` its default value where none follows it."""
+        at = args.index("--power") + 1 if "--power" in args else 0
+        if at and not (at < len(args) and _is_number(args[at])):
+            from tune.analysis.power import DIFFERENCE
+
+            args = [*args[:at], f"{100 * DIFFERENCE:g}", *args[at:]]
+        return super().parse_args(ctx, args)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+@app.command(cls=_WithPower)
 def sweep(
     spaces: Annotated[
         list[Path],
@@ -81,11 +112,26 @@ def sweep(
     set_: Set = None,
     device: TrialDevice = "auto",
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print configurations, estimated time, memory and disk; train nothing.")
+        bool,
+        typer.Option("--dry-run", help="Print configurations, estimated time, memory, disk and power; train nothing."),
     ] = False,
+    power: Annotated[
+        float | None,
+        typer.Option(metavar="[POINTS]", help="With --dry-run: the difference to detect, in points; by default 0.36."),
+    ] = None,
+    std: Annotated[
+        float | None,
+        typer.Option(
+            help="With --dry-run: the standard deviation of single runs' differences between methods, in points."
+        ),
+    ] = None,
+    std_from: Annotated[
+        str | None, typer.Option(metavar="SWEEP", help="With --dry-run: take it from an earlier sweep.")
+    ] = None,
     json_: Json = False,
 ) -> None:
     """Run one sweep per search space: trials on Ray, results in the ledger and in MLflow."""
+    from tune.running.first_checks import check_first
     from tune.space import load_space
     from tune.store.folder import check_name
 
@@ -95,25 +141,45 @@ def sweep(
     # Read every file first: an error in the last one shows before the first sweep starts.
     loaded = [(path, load_space(path, overrides)) for path in spaces]
     if dry_run:
-        _print_plans(loaded, device, json_)
+        _print_plans(loaded, device, json_, _difference(power), _std(std, std_from, storage))
         return
     names = _names_of(loaded, name)
-    console.quiet_transformers()
-    from tune.running.sweep import new_sweep
-
-    outcomes = []
     for (_, spec), sweep_name in zip(loaded, names, strict=True):
-        outcomes.append(new_sweep(spec, sweep_name, address=address, device=device))
-        if outcomes[-1].by_hand:
-            break  # a used-up budget ends one sweep, a signal ends all
+        check_first(spec, name=sweep_name, address=address)
+    outcomes = []
+    with live.display(LOADING):
+        console.quiet_transformers()
+        from tune.running.sweep import new_sweep
+
+        for (_, spec), sweep_name in zip(loaded, names, strict=True):
+            outcomes.append(new_sweep(spec, sweep_name, address=address, device=device))
+            if outcomes[-1].by_hand:
+                break  # a used-up budget ends one sweep, a signal ends all
     _conclude(outcomes, json_)
 
 
-def _print_plans(loaded: list[tuple[Path, Any]], device: str, json_: bool) -> None:
-    """Print what each sweep would run and cost; train nothing."""
-    from tune.running.dry_run import plan, print_plan
+def _std(points: float | None, sweep: str | None, storage: str | None) -> float | None:
+    """Return the standard deviation that a dry run is given, a fraction; None without one."""
+    from tune.analysis.compare_sweeps import run_std
+    from tune.store.folder import SweepFolder
 
-    plans = [plan(spec, device) for _, spec in loaded]
+    if points is not None and sweep is not None:
+        raise ConfigError("--std and --std-from: give one of them")
+    if points is not None and not 0 < points <= 100:
+        raise ConfigError(f"--std {points:g}: a number of points above 0 and at most 100, such as 0.5")
+    if sweep is not None:
+        return run_std(SweepFolder.find(sweep, storage))
+    return None if points is None else points / 100
+
+
+def _print_plans(
+    loaded: list[tuple[Path, Any]], device: str, json_: bool, difference: float, std: float | None
+) -> None:
+    """Print what each sweep would run and cost, and what it could detect; train nothing."""
+    with live.display(LOADING):
+        from tune.running.dry_run import plan, print_plan
+
+        plans = [plan(spec, device, difference, std) for _, spec in loaded]
     if json_:
         console.emit_json(plans)
         return
@@ -173,7 +239,12 @@ def spaces(
 
     if copy is not None:
         written = [str(path) for path in copy_shipped(copy, into or Path("."))]
-        console.emit_json(written) if json_ else print("\n".join(written))
+        if json_:
+            console.emit_json(written)
+            return
+        print("\n".join(written))
+        if copy != CLUSTER:
+            console.next_step(f"leebert-tune doctor {shlex.quote(written[0])}")
         return
     if into is not None:
         raise ConfigError(
@@ -183,8 +254,9 @@ def spaces(
     if json_:
         console.emit_json([{"name": space.name, "file": str(space.path), "title": space.title} for space in available])
         return
-    print("\n".join(console.aligned([(space.name, space.title) for space in available])))
-    print(f"\nleebert-tune sweep NAME runs one; leebert-tune spaces --copy NAME . copies one (or {CLUSTER}) to edit")
+    console.listing([(space.name, space.title) for space in available])
+    console.sentence(f"\nleebert-tune spaces --copy NAME . copies one (or {CLUSTER}) to edit")
+    console.next_step("leebert-tune sweep NAME")
 
 
 @app.command(cls=Command)
@@ -202,15 +274,21 @@ def doctor(
     from tune.space import load_space
 
     spec = load_space(space, _overrides(data_dir, backbone, storage, tracking_uri, set_))
-    console.quiet_transformers()
-    from tune.running.doctor import examine, print_checks, verdict
+    with live.display(LOADING):
+        console.quiet_transformers()
+        from tune.running.doctor import examine, print_checks, verdict
 
-    checks = examine(spec, address)
+        checks = examine(spec, address)
     if json_:
         console.emit_json([dataclasses.asdict(check) for check in checks])
     else:
         print_checks(checks)
     verdict(checks)
+    if not json_:
+        options = {"data-dir": data_dir, "backbone": backbone, "address": address, "storage": storage}
+        words = [(f"--{name}", value) for name, value in (*options.items(), ("tracking-uri", tracking_uri)) if value]
+        words += [("--set", assignment) for assignment in set_ or ()]
+        console.next_step(shlex.join(["leebert-tune", "sweep", str(space), *itertools.chain(*words)]))
 
 
 @app.command(cls=Command)
@@ -232,16 +310,19 @@ def resume(
     json_: Json = False,
 ) -> None:
     """Resume a sweep that was stopped, used up its budget or crashed; or add configurations or seeds to it."""
+    from tune.running.first_checks import check_resumed
     from tune.store.folder import SweepFolder
 
     folder = SweepFolder.find(name, storage)
-    console.quiet_transformers()
-    from tune.running.sweep import resume_sweep
-
     overrides = _overrides(data_dir, backbone, None, None, set_)
-    outcome = resume_sweep(
-        folder, space=space, overrides=overrides, take_over=take_over, repair=repair, address=address, device=device
-    )  # fmt: skip
+    check_resumed(folder, space, overrides, address)
+    with live.display(LOADING):
+        console.quiet_transformers()
+        from tune.running.sweep import resume_sweep
+
+        outcome = resume_sweep(
+            folder, space=space, overrides=overrides, take_over=take_over, repair=repair, address=address, device=device
+        )  # fmt: skip
     _conclude([outcome], json_)
 
 
@@ -260,7 +341,7 @@ def _conclude(outcomes: list[Any], json_: bool) -> None:
             print_table(facts)
             print(f"MLflow: {outcome.mlflow}")
             print_views(outcome.views, outcome.views_note)
-            print(f"best:   leebert-tune best {sweep_argument(outcome.folder)}")
+            console.next_step(f"leebert-tune {_after(outcome, facts)} {sweep_argument(outcome.folder)}")
     if json_:
         console.emit_json(summaries)
     if any(o.unsent for o in outcomes):
@@ -273,6 +354,13 @@ def _conclude(outcomes: list[Any], json_: bool) -> None:
     if not completed and all(o.status == "finished" for o in outcomes):
         raise SweepError("no configuration completed; the messages above say why each one failed")
     _exit_by(outcomes[-1].signal)
+
+
+def _after(outcome: Any, facts: dict[str, Any]) -> str:
+    """Return the command that follows a session of a sweep."""
+    if outcome.status == "stopped":
+        return "resume"
+    return "best" if any(c["state"] == "complete" for c in facts["configurations"]) else "report"
 
 
 def _exit_by(signal: int | None) -> None:
@@ -288,17 +376,41 @@ def list_(storage: Storage = None, json_: Json = False) -> None:
     from tune.store.folder import SweepFolder
 
     sweeps = [status_or_error(folder) for folder in SweepFolder.all(storage)]
-    console.emit_json(sweeps) if json_ else print_list(sweeps)
+    if json_:
+        console.emit_json(sweeps)
+        return
+    print_list(sweeps)
+    where = f" --storage {shlex.quote(storage)}" if storage else ""
+    console.next_step(f"leebert-tune status NAME{where}" if sweeps else "leebert-tune spaces")
 
 
 @app.command(cls=Command)
-def status(name: Name, storage: Storage = None, json_: Json = False) -> None:
-    """Show which configurations of a sweep are completed, pruned, failed or running, and the remaining time."""
+def status(
+    name: Name,
+    storage: Storage = None,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Keep showing it until the sweep ends; Ctrl-C leaves.")
+    ] = False,
+    json_: Json = False,
+) -> None:
+    """Show a sweep's configurations, what is running (fold, epoch, elapsed and remaining time), and the best so far."""
     from tune.analysis.overview import print_status, status_of
+    from tune.analysis.overview import watch as watch_
     from tune.store.folder import SweepFolder
 
+    if watch and json_:
+        raise ConfigError("--watch shows a display, and --json prints one: leave out one of the two")
+    if watch:
+        watch_(SweepFolder.find(name, storage))
+        return
     status_now = status_of(SweepFolder.find(name, storage))
-    console.emit_json(status_now) if json_ else print_status(status_now)
+    if json_:
+        console.emit_json(status_now)
+        return
+    print_status(status_now)
+    where = f" --storage {shlex.quote(storage)}" if storage else ""
+    command = {"running": "status --watch", "finished": "best" if status_now["best"] else "report"}
+    console.next_step(f"leebert-tune {command.get(status_now['state'], 'resume')} {shlex.quote(name)}{where}")
 
 
 @app.command(cls=Command)
@@ -324,7 +436,9 @@ def stop(
     if alive is not None:
         print(f"{folder.name}: stop requested; the current epochs are still running")
     else:
-        print(f"{folder.name}: stopped; resume it by: leebert-tune resume {name}")
+        print(f"{folder.name}: stopped")
+        where = f" --storage {shlex.quote(storage)}" if storage else ""
+        console.next_step(f"leebert-tune resume {shlex.quote(name)}{where}")
 
 
 @app.command(cls=Command)
@@ -359,22 +473,25 @@ def best(
 
     Exit code 1 if a sweep or task has no best configuration; the other files are still written.
     """
-    from tune.analysis.choose import choose_each
     from tune.analysis.tradeoff import RankingObjective
-    from tune.models.write_best import print_best, write_best
     from tune.store.folder import SweepFolder
 
     folders = [SweepFolder.find(name, storage) for name in names]
-    choices, errors = choose_each(
-        folders, RankingObjective.of(objective, criterion, patience), front=pareto, anyway=anyway
-    )
-    written = [(choice, *write_best(choice, out)) for choice in choices]
+    aim = RankingObjective.of(objective, criterion, patience)
+    with live.display("reading the sweeps"):
+        from tune.analysis.choose import choose_each
+        from tune.models.write_best import print_best, write_best
+
+        choices, errors = choose_each(folders, aim, front=pareto, anyway=anyway)
+        written = [(choice, *write_best(choice, out)) for choice in choices]
     if json_ and written:
         contents = [{**values, "file": str(path)} for _, values, path in written]
         console.emit_json(contents[0] if len(contents) == 1 else contents)
     elif not json_:
         for choice, values, path in written:
             print_best(choice, values, path)
+        if written:
+            console.next_step(f"leebert-tune refit {shlex.quote(str(written[0][2]))}")
     for error in errors:
         print(f"error: {error}", file=sys.stderr)
     if errors:
@@ -386,7 +503,9 @@ def verify(
     file: Annotated[Path, typer.Argument(help="A best file, such as best/mrpc.yaml.")],
     data_dir: DataDir = None,
     backbone: Backbone = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N; by default as recorded.")] = None,
+    device: Annotated[
+        str | None, typer.Option(callback=check_device, help="auto, cpu, cuda or cuda:N; by default as recorded.")
+    ] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; by default as recorded.")] = None,
     precision: Annotated[str | None, typer.Option(help="fp32 or bf16; by default as recorded.")] = None,
     anyway: Annotated[
@@ -400,13 +519,16 @@ def verify(
     best = read_best(file).moved(data_dir, backbone)
     if precision not in (None, "fp32", "bf16"):
         raise ConfigError(f"--precision {precision}: not fp32 or bf16; give one of the two")
-    console.quiet_transformers()
-    from tune.models.verify import claim, print_verdict
-    from tune.models.verify import verify as verify_
+    with live.display(LOADING):
+        console.quiet_transformers()
+        from tune.models.verify import claim, print_verdict
+        from tune.models.verify import verify as verify_
 
-    verdict = verify_(best, device=device, threads=threads, precision=precision, anyway=anyway)  # type: ignore[arg-type]
+        verdict = verify_(best, device=device, threads=threads, precision=precision, anyway=anyway)  # type: ignore[arg-type]
     console.emit_json(verdict.as_dict()) if json_ else print_verdict(verdict)
     claim(verdict)
+    if not json_:
+        console.next_step(f"leebert-tune refit {shlex.quote(str(file))}")
 
 
 @app.command(cls=Command)
@@ -441,23 +563,27 @@ def refit(
     from tune.models.best_file import read_best
 
     best = read_best(file).moved(data_dir, backbone)
-    console.quiet_transformers()
-    from tune.models.refit import RefitPlan, claimed, finish, prepare, print_refit, seeds_of
-    from tune.models.refit import refit as refit_
-    from tune.models.register import RegistryTarget, check_names, check_server, log_refit, model_name
-    from tune.tracking.server import resolve_uri
-
-    plan = RefitPlan(seeds_of(best, seeds, first_seed), criterion, speed_up, patience, device, max_loss=max_loss)
     out = out or Path("refits") / best.task_name
     experiment = experiment or f"leebert-{best.task_name}"
-    to = RegistryTarget(resolve_uri(tracking_uri), experiment, name or model_name(best.task_name), alias)
-    check_names(to, best.task_name)
-    ready = prepare(best, out, plan, anyway=anyway)
-    check_server(to)
-    with claimed(ready):
-        outcome = refit_(ready, served_as=to.address, anyway=anyway)
-        outcome["mlflow"] = log_refit(best, out, outcome, to)
-        finish(out, outcome)
+    with live.display(LOADING):
+        console.quiet_transformers()
+        from tune.models.refit import RefitPlan, claimed, finish, prepare, print_refit, seeds_of
+        from tune.models.refit import refit as refit_
+        from tune.models.register import RegistryTarget, check_names, check_server, log_refit, model_name
+        from tune.tracking.server import resolve_uri
+
+        plan = RefitPlan(seeds_of(best, seeds, first_seed), criterion, speed_up, patience, device, max_loss=max_loss)
+        to = RegistryTarget(resolve_uri(tracking_uri), experiment, name or model_name(best.task_name), alias)
+        check_names(to, best.task_name)
+        live.phase("checking data and backbone, and choosing the thresholds")
+        ready = prepare(best, out, plan, anyway=anyway)
+        live.phase("connecting to MLflow")
+        check_server(to)
+        with claimed(ready):
+            outcome = refit_(ready, served_as=to.address, anyway=anyway)
+            live.phase("registering the model in MLflow")
+            outcome["mlflow"] = log_refit(best, out, outcome, to)
+            finish(out, outcome)
     console.emit_json(outcome) if json_ else print_refit(outcome, out)
 
 
@@ -475,7 +601,8 @@ def rebuild_mlflow(
     from tune.tracking.rebuild import rebuild
 
     folder = SweepFolder.find(name, storage)
-    rebuilt = rebuild(folder, tracking_uri=tracking_uri, experiment=experiment)
+    with live.display("comparing MLflow with the sweep's ledger"):
+        rebuilt = rebuild(folder, tracking_uri=tracking_uri, experiment=experiment)
     if json_:
         console.emit_json(rebuilt)
     else:
@@ -518,7 +645,7 @@ def views(
         print(f"the sweep is still running: the views show its {published['complete']} completed configurations so far")
 
 
-@app.command(cls=Command)
+@app.command(cls=_WithPower)
 def compare(
     names: Names,
     a: Annotated[
@@ -538,6 +665,14 @@ def compare(
     ] = None,
     criterion: Criterion = None,
     patience: Patience = None,
+    power: Annotated[
+        float | None,
+        typer.Option(
+            metavar="[POINTS]",
+            help="Also print the folds × seeds that detect a difference of so many points (by default 0.36, the paper's CLO-v2 "
+            "minus BLO) with 80 % power.",
+        ),
+    ] = None,
     html: Annotated[
         Path | None, typer.Option(help="Write an HTML page with figures to this file, and log it to MLflow.")
     ] = None,
@@ -557,7 +692,13 @@ def compare(
     folders = [SweepFolder.find(name, storage) for name in names]
     sides = choose_sides(folders, _option(option), a, b)
     comparisons = compare_sweeps(
-        folders, *sides, option=_option(option), where=picked, objectives=objectives, epochs=html is not None
+        folders,
+        *sides,
+        option=_option(option),
+        where=picked,
+        objectives=objectives,
+        epochs=html is not None,
+        difference=_difference(power),
     )
     if html is not None:
         from tune.analysis.compare_html import comparison_page
@@ -565,11 +706,20 @@ def compare(
 
         deliver(comparison_page(comparisons), html, folders, tracking_uri=tracking_uri, experiment=experiment)
     if not json_:
-        print_comparisons(comparisons)
+        print_comparisons(comparisons, power=power is not None)
         return
     results = [one.as_dict() for one in comparisons]
     together = [one.as_dict() for one in across(comparisons)]
     console.emit_json({"sweeps": results, "across": together} if together else results[0])
+
+
+def _difference(points: float | None) -> float:
+    """Return the difference of `--power` as a fraction; None: the default."""
+    from tune.analysis.power import DIFFERENCE
+
+    if points is not None and not 0 < points <= 100:
+        raise ConfigError(f"--power {points:g}: a difference in points above 0 and at most 100, such as 0.36")
+    return DIFFERENCE if points is None else points / 100
 
 
 def _option(name: str) -> str:
@@ -600,13 +750,18 @@ def report(
     storage: Storage = None,
 ) -> None:
     """Write an HTML report of a sweep and log it to MLflow: space, best, front, importance, comparisons, failures."""
-    from tune.analysis.report import sweep_page
     from tune.store.folder import SweepFolder
-    from tune.tracking.artifacts import deliver
 
     folder = SweepFolder.find(name, storage)
-    page, path = sweep_page(folder), out or folder.path / "report.html"
-    print(deliver(page, path, [folder], tracking_uri=tracking_uri, experiment=experiment))
+    with live.display("reading the sweep and drawing its figures"):
+        from tune.analysis.report import sweep_page
+        from tune.tracking.artifacts import deliver
+
+        page, path = sweep_page(folder), out or folder.path / "report.html"
+        live.phase("writing the page, and logging it to MLflow")
+        written = deliver(page, path, [folder], tracking_uri=tracking_uri, experiment=experiment)
+    print(written)
+    console.next_step(f"leebert-tune best {shlex.quote(name)}{f' --storage {shlex.quote(storage)}' if storage else ''}")
 
 
 @app.command(cls=Command)
@@ -629,22 +784,31 @@ def simulate(
 ) -> None:
     """Estimate the cost and the drop in score under a pruner, from a sweep that ran without one."""
     from tune.running.recording import Recording
-    from tune.running.simulate import print_simulation
-    from tune.running.simulate import simulate as simulate_
 
     recording = Recording.find(name, storage)
     spec = recording.spec_with(pruner, searcher, set_ or ())
+    from tune.running.simulate import print_simulation
+    from tune.running.simulate import simulate as simulate_
+
     summary = simulate_(recording, spec, orders=orders, concurrent=concurrent, seed=seed).as_dict()
     if save is not None:
         recording.save(save)
-    console.emit_json(summary) if json_ else print_simulation(summary)
+    if json_:
+        console.emit_json(summary)
+        return
+    print_simulation(summary)
+    console.next_step(f"leebert-tune sweep SPACE --set pruner={pruner}")
 
 
 @app.command(cls=Command)
 def reproduce(
-    target: Annotated[str, typer.Argument(help=f"One of {', '.join(TARGETS)}.")],
-    backbone: Annotated[str, typer.Option(help=BACKBONE)],
+    target: Annotated[str, typer.Argument(help=f"One of {', '.join([*TARGETS, TABLE_3])}.")],
+    backbone: Annotated[str | None, typer.Option(help=BACKBONE)] = None,
     task: Task = None,
+    tasks: Annotated[
+        str | None,
+        typer.Option(help="One table over several tasks: all, or names separated by commas (table1, 4, 5 and 6)."),
+    ] = None,
     pooling: Pooling = None,
     methods: Annotated[
         str | None,
@@ -659,7 +823,12 @@ def reproduce(
         str | None, typer.Option(help="Stop this command after 90m (minutes), 1.5h (hours) or fold_epochs=40.")
     ] = None,
     best_file: Annotated[
-        Path | None, typer.Option("--best", help="A best file whose training options apply to all methods.")
+        Path | None,
+        typer.Option(
+            "--best",
+            help="A best file whose training options apply to all methods; for table3 the folder of best files, best by "
+            "default.",
+        ),
     ] = None,
     set_: Set = None,
     data_dir: DataDir = None,
@@ -673,29 +842,62 @@ def reproduce(
     json_: Json = False,
 ) -> None:
     """Reproduce one of the paper's tables or figures: train missing runs, reuse finished ones, render the result."""
-    console.quiet_transformers()
-    from tune.reproduce.command import reproduce as reproduce_
-    from tune.reproduce.plan import ReproductionRequest
+    if target == TABLE_3:
+        given = {"--backbone": backbone, "--tasks": tasks, "--pooling": pooling, "--methods": methods, "--seeds": seeds,
+                 "--budget": budget, "--set": set_, "--data-dir": data_dir, "--name": name}  # fmt: skip
+        _print_selected_options(task, best_file or Path("best"), out, given, json_)
+        return
+    if backbone is None:
+        raise ConfigError(f"reproduce {target}: --backbone is missing; {BACKBONE[0].lower()}{BACKBONE[1:]}")
+    if task and tasks:
+        raise ConfigError("--task and --tasks: give one of the two")
+    from tune.reproduce.all_tasks import reproduce_tasks, tasks_of
+    from tune.reproduce.plan import ReproductionRequest, make_plan
+    from tune.running.first_checks import check_first
 
+    several = tasks_of(target, tasks) if tasks else ()
+    console.quiet_transformers()
     selected = () if methods is None else tuple(method.strip() for method in methods.split(","))
     request = ReproductionRequest(
         target, task, backbone, pooling or "pooler", selected, seeds, budget,
-        tuple(set_ or ()), best_file, data_dir, out, name, storage, tracking_uri, address, device,
+        tuple(set_ or ()), best_file, data_dir, out, name, storage, tracking_uri, address, device, several,
     )  # fmt: skip
-    made = reproduce_(request, train=not no_run)
-    if json_:
-        console.emit_json(made.as_dict())
-    else:
-        print(made.text)
-        for path in made.files:
-            print(path)
-        if made.missing:
-            print("incomplete: " + "; ".join(made.missing))
-        if made.again:
-            print(f"continue by: {made.again}")
+    if not several and not no_run:
+        check_first(make_plan(request).any_spec(), address=address)
+    with live.display(LOADING):
+        from tune.reproduce.command import reproduce as reproduce_
+
+        made = reproduce_tasks(request, train=not no_run) if several else reproduce_(request, train=not no_run)
+    _print_reproduced(made, json_)
     _exit_by(made.signal)
     if made.failed:
         raise typer.Exit(1)
+
+
+def _print_selected_options(task: str | None, best: Path, out: Path, given: dict[str, Any], json_: bool) -> None:
+    """Print the options that the paper selected beside those of best files; refuse options that train."""
+    from leebert.data.tasks import canonical_name
+    from tune.reproduce.settings import reproduce_settings
+
+    if needless := [option for option, value in given.items() if value]:
+        raise ConfigError(
+            f"reproduce {TABLE_3}: it reads best files and trains nothing; leave out {', '.join(needless)}"
+        )
+    _print_reproduced(reproduce_settings(best, (canonical_name(task),) if task else (), out), json_)
+
+
+def _print_reproduced(made: Any, json_: bool) -> None:
+    """Print a table or a figure's description, the written files, what is missing, and the command that continues."""
+    if json_:
+        console.emit_json(made.as_dict())
+        return
+    print(made.text)
+    for path in made.files:
+        print(path)
+    if made.missing:
+        print("incomplete: " + "; ".join(made.missing))
+    if made.again:
+        console.next_step(made.again)
 
 
 def main() -> None:

@@ -81,7 +81,7 @@ def print_chart() -> None:
 def print_sentences() -> None:
     """Classify the sentences with the best configuration's model, and print exit layers and times."""
     from leebert.console import quiet_transformers
-    from leebert.live import classify
+    from leebert.one_text import classify
 
     quiet_transformers()
     (folder,) = (path.parent for path in Path("demo/model").glob("**/model.safetensors"))

@@ -15,7 +15,7 @@ mpl.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
-from tune.analysis.labels import COLOURS, algorithm_label
+from tune.analysis.labels import algorithm_colour, algorithm_label
 from tune.store.folder import SweepFolder
 
 COLOURS_OF_CRITERIA = ("#00855f", "#2272b4", "#de7921", "#8a4fb0", "#c0392b", "#5a5a5a")
@@ -35,7 +35,13 @@ def main(sweep: str, evaluation: str, out: str) -> None:
         mean = by_configuration.mean(axis=0)
         spread = np.abs(np.stack([by_configuration.min(axis=0), by_configuration.max(axis=0)]) - mean)
         left.errorbar(
-            layers, mean, yerr=spread, color=COLOURS[algorithm], marker="o", capsize=3, label=algorithm_label(algorithm)
+            layers,
+            mean,
+            yerr=spread,
+            color=algorithm_colour(algorithm),
+            marker="o",
+            capsize=3,
+            label=algorithm_label(algorithm),
         )
     left.set(xlabel="exit layer", ylabel="cross-validated score, per cent", title="Mean and range over configurations")
     left.legend()

@@ -37,18 +37,32 @@ FEW = 5
 Variant = tuple[str, str]
 
 
-def variants(rows: benchmark.Rows, select: Callable[[dict[str, object]], bool]) -> list[Variant]:
-    """Return the methods and options of the runs whose options are selected, in the order of `leebert methods`."""
+def variants(rows: benchmark.Rows, select: Callable[[Variant], bool]) -> list[Variant]:
+    """Return the selected methods and options of the runs, in the order of `leebert methods`."""
     pairs = {(r["algorithm"], r["options"]) for r in rows.rows if r["fixed"] is None}
-    chosen = [(a, o) for a, o in pairs if (a, o) != (benchmark.CONTROL, "{}") and select(json.loads(o))]
+    chosen = [pair for pair in pairs if pair != (benchmark.CONTROL, "{}") and select(pair)]
     order = [*(name for name, _ in benchmark.UNIFORM), *(name for name, _ in benchmark.METHODS), "hyper", *METHODS]
     return sorted(chosen, key=lambda pair: (order.index(pair[0]), pair[1]))
 
 
-def at_rate(rate: float) -> Callable[[dict[str, object]], bool]:
-    """Select the parametrisations that all problems have, at a λ2; methods without λ2 are in the table of the larger one."""
-    shown = (DEFAULT, "exit_teacher")
-    return lambda o: o.get("parametrisation", DEFAULT) in shown and o.get("lr_omega", benchmark.RATES[-1]) == rate
+def at_rate(rows: benchmark.Rows, rate: float) -> Callable[[Variant], bool]:
+    """Select what ran at a λ2, other parametrisations than the default's only where they ran on more than :data:`SHAPED`.
+
+    Methods without λ2 are in the table of the larger one.
+    """
+
+    def select(variant: Variant) -> bool:
+        options = json.loads(variant[1])
+        everywhere = any(rows.of(p, *variant) for p in PROBLEMS if p not in benchmark.SHAPED)
+        return options.get("lr_omega", benchmark.RATES[-1]) == rate and (
+            parametrisation(options) == DEFAULT or everywhere
+        )
+
+    return select
+
+
+def parametrisation(options: dict[str, object]) -> str:
+    return str(options.get("parametrisation", DEFAULT))
 
 
 def named(variant: Variant, shape: bool = False) -> str:
@@ -99,7 +113,7 @@ def compared(rows: benchmark.Rows, rate: float) -> Iterator[str]:
         control = (benchmark.CONTROL, "{}")
         best = ["–" if w is None else difference(rows, p, control, w) for p, w in fixed.items()]
         yield "| best fixed weight | " + " | ".join(best) + " |"
-    for variant in variants(rows, at_rate(rate)):
+    for variant in variants(rows, at_rate(rows, rate)):
         cells = [difference(rows, p, variant) for p in PROBLEMS]
         yield f"| {named(variant)} | " + " | ".join(cells) + " |"
 
@@ -107,7 +121,7 @@ def compared(rows: benchmark.Rows, rate: float) -> Iterator[str]:
 def ends(rows: benchmark.Rows, rate: float) -> Iterator[str]:
     """Where the weights ended: marked terms / cross-entropies of the scored exits."""
     yield from header("mean weight at the end")
-    for variant in variants(rows, at_rate(rate)):
+    for variant in variants(rows, at_rate(rows, rate)):
         cells = []
         for name, problem in PROBLEMS.items():
             ended = rows.of(name, *variant)
@@ -119,8 +133,11 @@ def ends(rows: benchmark.Rows, rate: float) -> Iterator[str]:
 def shapes(rows: benchmark.Rows) -> Iterator[str]:
     """Differences from uniform weights by parametrisation, on the problems on which several were compared."""
     large = benchmark.RATES[-1]
-    chosen = variants(rows, lambda o: o.get("lr_omega") == large and o.keys() <= {"lr_omega", "parametrisation"})
-    chosen = [(method, options) for method, options in chosen if method in benchmark.SHAPED_METHODS]
+    chosen = [
+        (method, options)
+        for method, options in variants(rows, lambda variant: variant[0] in benchmark.SHAPED_METHODS)
+        if (read := json.loads(options)).get("lr_omega") == large and read.keys() <= {"lr_omega", "parametrisation"}
+    ]
     columns = benchmark.SHAPED
     yield "| method, parametrisation | " + " | ".join(f"`{p}`, points | its terms' weight" for p in columns) + " |"
     yield "| --- |" + " ---: |" * (2 * len(columns))
@@ -148,7 +165,7 @@ def draw(rows: benchmark.Rows) -> None:
     """Draw the mean weight of the known terms over the epochs, with the range over seeds."""
     figure, axes = plt.subplots(2, 4, figsize=(12, 5.6), constrained_layout=True, sharey=True)
     drawn = {(method, benchmark.at_rate(benchmark.RATES[-1], own)) for method, own in (*benchmark.METHODS, DRAWN)}
-    chosen = [variant for variant in variants(rows, at_rate(benchmark.RATES[-1])) if variant in drawn]
+    chosen = [variant for variant in variants(rows, at_rate(rows, benchmark.RATES[-1])) if variant in drawn]
     for axis, (name, problem) in zip(axes.flat, PROBLEMS.items(), strict=False):
         for place, variant in enumerate(chosen):
             runs = rows.of(name, *variant)

@@ -147,6 +147,56 @@ def read_rows(path: Path, columns: Columns, *, header: Sequence[str] = (), keep_
     raise DataError(f"{path}: unknown file type; the suffix must be one of {', '.join(FORMATS)}")
 
 
+def column_names(path: Path) -> tuple[str, ...]:
+    """Return the names of a file's columns, without columns that have no name.
+
+    Args:
+        path: The file; its suffix, one of :data:`FORMATS`, decides how it is read. Of JSON objects, all are read, and the
+            keys that every one of them has are its columns.
+
+    Raises:
+        DataError: The file can't be read or is malformed.
+    """
+    suffix = path.suffix.lower()
+    if suffix == ".parquet":
+        with _open_parquet(path) as file:
+            names = list(file.schema_arrow.names)
+    elif suffix in (".jsonl", ".json"):
+        keys = _CommonKeys(())
+        for _ in read_rows(path, keys):
+            pass
+        names = keys.common
+    else:
+        header = _Header(())
+        next(read_rows(path, header), None)
+        names = header.fields
+    return tuple(name for name in names if name.strip())
+
+
+@dataclasses.dataclass(frozen=True)
+class _Header(Columns):
+    """Reads no column and records the header."""
+
+    fields: list[str] = dataclasses.field(default_factory=list)
+
+    def find(self, header: Sequence[str], place: str) -> list[int]:
+        self.fields.extend(header)
+        return super().find(header, place)
+
+
+@dataclasses.dataclass(frozen=True)
+class _CommonKeys(Columns):
+    """Reads no key and records those that all objects have."""
+
+    common: list[str] = dataclasses.field(default_factory=list)
+    seen: list[str] = dataclasses.field(default_factory=list)
+
+    def named(self, header: Collection[str], place: str) -> tuple[str, ...]:
+        self.common[:] = [key for key in self.common if key in header] if self.seen else header
+        self.seen[:] = [place]
+        return ()
+
+
 def read_lines(lines: Iterable[bytes | str], name: str, columns: Columns) -> Iterator[Row]:
     """Read the rows of a stream: lines of text (a pair is separated by a tab), JSON objects, or one JSON array of objects.
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -86,6 +87,22 @@ def read_split(task: Task, split: str, source: str | Path | None = None, *, labe
     path = _find(task, split, source)
     names = (*task.text_names, task.label_column_names) if labelled else task.text_names
     return _examples(task, split, str(path), _file_rows(task, split, path, names, task.skip_broken), labelled)
+
+
+def check_files(task: Task, split: str, source: str | Path | None) -> None:
+    """Check that the file of a split exists, without reading it; a split on the hub is not checked.
+
+    Args:
+        task: The task.
+        split: A split of the task.
+        source: As in :func:`read_split`.
+
+    Raises:
+        DataError: The split or its file is missing.
+    """
+    _check_split(task, split, source)
+    if not _from_hub(task, source):
+        _find(task, split, source)
 
 
 def read_test(
@@ -430,6 +447,7 @@ def load_hub(
     """
     import datasets
 
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # or each of its retries is a line
     try:
         return datasets.load_dataset(repo, config, split=split, revision=revision)
     except datasets.exceptions.DatasetNotFoundError as error:

@@ -51,8 +51,8 @@ class BEEM:
 CRITERION = Criterion(
     name="beem",
     title=(
-        "the sum of the depth-weighted confidences of successive exits that predict the same class "
-        "reaches the threshold"
+        "Σ 0.4 (i − 1) · (largest probability at exit i) reaches the threshold; the sum covers this exit and the exits "
+        "directly before it that predict the same class"
     ),
     thresholds="above 0, at most 0.2 M (M − 1)",
     earliest="2",

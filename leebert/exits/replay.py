@@ -5,14 +5,18 @@ Early-exit inference uses the same criterion objects, so that replay and inferen
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
-import torch
 
 from leebert.config import ExitConfig
 from leebert.deprecated import renamed_arguments
 from leebert.exits import CRITERIA
 from leebert.exits.checks import threshold_and_patience
 from leebert.exits.criterion import CriterionState, ExitCriterion, Measured
+
+if TYPE_CHECKING:  # commands that read best files or results start without torch
+    import torch
 
 
 def make_criterion(
@@ -40,6 +44,8 @@ def make_criterion(
 
 def _tensor(logits: np.ndarray) -> torch.Tensor:
     """Convert logits to a tensor; read-only memory is copied, since torch warns about it."""
+    import torch
+
     return torch.from_numpy(np.require(logits, requirements="W"))
 
 
@@ -53,6 +59,8 @@ def measured(criterion: Measured, logits: np.ndarray) -> np.ndarray:
     Returns:
         (M, N) float32.
     """
+    import torch
+
     values, state = [], None
     for at_exit in _tensor(logits):
         value, state = criterion.measure(at_exit, state)
@@ -70,6 +78,8 @@ def exit_indices(criterion: ExitCriterion, logits: torch.Tensor) -> torch.Tensor
     Returns:
         (N,) exit of each sample, from 0; the last exit for samples that do not exit early.
     """
+    import torch
+
     exits = logits.unbind(0)  # M is constant, and N can vary in an exported model
     last = len(exits) - 1
     exit_index = torch.full_like(exits[0][:, 0], last, dtype=torch.int64)

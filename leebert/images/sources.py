@@ -77,10 +77,7 @@ def read_images(
     Raises:
         DataError: The split is missing, unreadable or malformed.
     """
-    if split not in task.splits:
-        raise DataError(
-            f"task {task.name} has no split {split!r}{nearest(split, task.splits)}; it has {', '.join(task.splits)}"
-        )
+    _check_split(task, split)
     if source is None:
         place, table, names = _from_hub(task, split)
     else:
@@ -96,10 +93,47 @@ def read_images(
     return ImageExamples(files, labels, np.arange(len(files)), place, task.label_names)
 
 
+def check_files(task: ImageTask, split: str, source: str | Path | None) -> None:
+    """Check that the files of a split exist, without reading them; a split on the hub is not checked.
+
+    Args:
+        task: The task.
+        split: A split of the task.
+        source: As in :func:`read_images`.
+
+    Raises:
+        DataError: The split or its files are missing.
+    """
+    _check_split(task, split)
+    if source is not None:
+        _files(task, split, Path(source).expanduser())
+
+
+def _check_split(task: ImageTask, split: str) -> None:
+    if split not in task.splits:
+        raise DataError(
+            f"task {task.name} has no split {split!r}{nearest(split, task.splits)}; it has {', '.join(task.splits)}"
+        )
+
+
 def _from_files(task: ImageTask, split: str, root: Path) -> tuple[str, Any, Sequence[str] | None]:
     """Return the name in messages, the Arrow table, and the label names if the file has them."""
     import pyarrow as pa
 
+    folder, paths = _files(task, split, root)
+    tables = [parquet_table(path) for path in paths]
+    try:
+        table = pa.concat_tables(tables)
+    except pa.ArrowException as error:
+        raise DataError(
+            f"{listed([str(p) for p in paths])}: the files of one split differ in columns: {error}"
+        ) from None
+    place = str(paths[0]) if len(paths) == 1 else str(folder / f"{split}-*-of-*.parquet")
+    return place, table, _names(tables[0].schema, task)
+
+
+def _files(task: ImageTask, split: str, root: Path) -> tuple[Path, list[Path]]:
+    """Return the folder with the files of a split, and the files."""
     if not root.is_dir():
         raise DataError(f"--data-dir {root}: no such folder; give the folder that holds {split}.parquet")
     inner = in_any_case(root / task.name)
@@ -113,14 +147,7 @@ def _from_files(task: ImageTask, split: str, root: Path) -> tuple[str, Any, Sequ
             f"{folder}: no {split}.parquet and no {shards} (split {split!r} of task {task.name}); the folder holds "
             f"{content}; give a copy of {task.hub}"
         )
-    tables = [parquet_table(path) for path in paths]
-    try:
-        table = pa.concat_tables(tables)
-    except pa.ArrowException as error:
-        raise DataError(
-            f"{listed([str(p) for p in paths])}: the files of one split differ in columns: {error}"
-        ) from None
-    return str(paths[0]) if len(paths) == 1 else str(folder / shards), table, _names(tables[0].schema, task)
+    return folder, paths
 
 
 def _shards(folder: Path, pattern: str, split: str) -> list[Path]:

@@ -35,6 +35,15 @@ class Images:
             )
         return task
 
+    def check_files(
+        self, task: ImageTask, model: ModelConfig | None, source: str | Path | None, split: str = "train"
+    ) -> None:
+        from leebert.images.sources import check_files
+
+        if model is not None:
+            check_network(task.name, model)
+        check_files(task, split, source)
+
     def check_model(self, task: ImageTask, model: ModelConfig) -> None:
         check_network(task.name, model)
 

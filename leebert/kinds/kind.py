@@ -82,6 +82,24 @@ class Kind(Protocol):
         """
         ...
 
+    def check_files(
+        self, task: Any, model: ModelConfig | None, source: str | Path | None, split: str = "train"
+    ) -> None:
+        """Check that the folder of the backbone and the file of a split exist; loads neither torch nor data.
+
+        Args:
+            task: The task.
+            model: The model's configuration; None: not checked.
+            source: The folder of the data; None: the hub, or the task's files.
+            split: The split.
+
+        Raises:
+            ConfigError: The backbone is of another kind.
+            BackboneError: The backbone's folder or package is missing.
+            DataError: The folder or the file of the data is missing.
+        """
+        ...
+
     def check_backbone(self, task: Any, model: ModelConfig) -> None:
         """Load the backbone's weights and tokenizer.
 

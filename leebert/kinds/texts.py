@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
+from leebert.backbone_files import locate
 from leebert.config import ExitConfig, ModelConfig, Pooling, Precision, TrainConfig
 from leebert.data.tasks import Task, get_task
 from leebert.errors import CheckpointError, ConfigError
@@ -40,11 +41,18 @@ class Texts:
                 )
         return dataclasses.replace(task, group_by=() if group_by == "none" else group_by)
 
+    def check_files(
+        self, task: Task, model: ModelConfig | None, source: str | Path | None, split: str = "train"
+    ) -> None:
+        from leebert.data.sources import check_files
+
+        if model is not None:
+            _refuse_network(task, model)
+            locate(model.backbone)
+        check_files(task, split, source)
+
     def check_model(self, task: Task, model: ModelConfig) -> None:
-        if is_network(model.backbone):
-            raise ConfigError(
-                f"backbone {model.backbone}: is a network for images, and {task.name} has texts; use an encoder"
-            )
+        _refuse_network(task, model)
         from leebert.compatibility import limits_of
 
         limits_of(model.backbone).check_length(model.max_length)
@@ -207,3 +215,11 @@ def _check_values(model: LeebertForSequenceClassification, folder: str) -> None:
         )
     if not isinstance(config.max_length, int) or config.max_length < 4:
         raise CheckpointError(f"{file}: max_length: {config.max_length!r}: should be a whole number of at least 4")
+
+
+def _refuse_network(task: Task, model: ModelConfig) -> None:
+    """Raise ConfigError for a network of images."""
+    if is_network(model.backbone):
+        raise ConfigError(
+            f"backbone {model.backbone}: is a network for images, and {task.name} has texts; use an encoder"
+        )

@@ -24,6 +24,9 @@ import torch
 
 from leebert.errors import ConfigError
 
+#: Matrices with fewer rows are not worth a search for rows without a gradient.
+_TABLE = 2048
+
 
 def through_step(
     optimizer: torch.optim.Optimizer,
@@ -73,14 +76,36 @@ def _sgd(group: Mapping[str, Any], state: Mapping[str, Any], g: torch.Tensor, v:
 def _adamw(group: Mapping[str, Any], state: Mapping[str, Any], g: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
     if not state:
         return torch.zeros_like(v)  # the parameter never had a gradient
+    moments = (state["exp_avg"], state["exp_avg_sq"])
+    rows = _rows_with_gradient(g)
+    if rows is None:
+        return _adamw_of(group, state["step"], *moments, g, v)
+    part = _adamw_of(group, state["step"], *(tensor[rows] for tensor in (*moments, g, v)))
+    return torch.zeros_like(v).index_copy_(0, rows, part)
+
+
+def _rows_with_gradient(g: torch.Tensor) -> torch.Tensor | None:
+    """Return the indices of a matrix's rows that are not 0 throughout; None if they are more than half.
+
+    A batch touches few rows of an embedding table, which is often as large as all layers together.
+    """
+    if g.dim() != 2 or len(g) < _TABLE:
+        return None
+    rows = torch.linalg.vector_norm(g, float("inf"), dim=1).nonzero().squeeze(1)
+    return rows if 2 * len(rows) < len(g) else None
+
+
+def _adamw_of(
+    group: Mapping[str, Any], step: torch.Tensor, m: torch.Tensor, s: torch.Tensor, g: torch.Tensor, v: torch.Tensor
+) -> torch.Tensor:
     beta1, beta2 = group["betas"]
-    t = state["step"].double()
+    t = step.double()
     past1, past2 = 1 - beta1**t, 1 - beta2**t
-    # In place where possible: for tensors as large as the embeddings, new memory costs more than the arithmetic.
-    root = (state["exp_avg_sq"] / past2).sqrt_()
+    # In place where possible: for large tensors, new memory costs more than the arithmetic.
+    root = (s / past2).sqrt_()
     below = root + group["eps"]
     chained: torch.Tensor = (
-        (state["exp_avg"] * g).div_(root).div_(below).mul_((1 - beta2) / (past2 * past1))
+        (m * g).div_(root).div_(below).mul_((1 - beta2) / (past2 * past1))
     )  # the contribution of g to s
     chained.masked_fill_(root == 0, 0)  # g² may be 0 in floating point where g isn't
     chained.neg_().add_((1 - beta1) / past1).div_(below).mul_(v).mul_(-group["lr"])

@@ -12,7 +12,7 @@ import dataclasses
 import itertools
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from leebert.errors import ConfigError, nearest
@@ -32,6 +32,28 @@ Numbers = tuple[Interval, float | None, float]
 REASONS = ("diverged", "failed", "pruned", "unfinished")
 _ABSENT = "\0absent"
 
+#: From the compared pairs of each run (seed, fold) to the sampling variance of a fold's difference in the mean over exits, and
+#: at each exit; 0 and none if unknown.
+Sampling = Callable[[Mapping[SeedFold, Sequence[tuple[str, str]]]], tuple[float, list[float]]]
+
+
+def no_sampling(pairs: Mapping[SeedFold, Sequence[tuple[str, str]]]) -> tuple[float, list[float]]:
+    """The sampling variance is unknown."""
+    return 0.0, []
+
+
+@dataclasses.dataclass(frozen=True)
+class Tests:
+    """The tests of a comparison.
+
+    Attributes:
+        judge: The tests of given differences.
+        sampling: The sampling variance of these differences.
+    """
+
+    judge: Judge
+    sampling: Sampling
+
 
 @dataclasses.dataclass(frozen=True)
 class PairedComparison:
@@ -43,7 +65,7 @@ class PairedComparison:
         a_only: The options that only A has, with their values.
         b_only: The options that only B has.
         difference: Of the mean over exits at each run's best epoch, a fraction.
-        p_folds: The p of the same t over folds, with seeds averaged within each; None if no fold has two seeds.
+        p_folds: The p of the corrected t over folds' means, without the sampling variance; None if no fold has two seeds.
         sign_flip_p: The p of the sign-flip test; optimistic, since runs share training data.
         exits: The difference at each exit, with Holm-adjusted p and Bonferroni intervals.
         paired: The ids of the pairs that count, each complete in all `cells`.
@@ -95,7 +117,7 @@ class TunedComparison:
 
     Attributes:
         difference: The difference, as a fraction, with its corrected interval.
-        p_folds: p over folds, with seeds averaged; None if no fold has two seeds.
+        p_folds: The p of the corrected t over folds' means; None if no fold has two seeds.
         sign_flip_p: p of the sign-flip test over runs.
         candidates: Number of completed configurations of each side.
         choices: The selected configurations of each run.
@@ -164,7 +186,7 @@ class Comparison:
             return ""
         a, b = (f"tuned {name}" for name in self.names)
         power = power_of(tuned.difference, self.test_train_ratio)
-        return verdict(a, b, tuned.difference, tuned.p_folds, power=power)
+        return verdict(a, b, tuned.difference, power=power)
 
     def as_dict(self) -> dict[str, Any]:
         """Return it JSON-ready, each comparison with its sentence: scores as fractions, None for an unknown number."""
@@ -181,7 +203,7 @@ class Comparison:
 def line_verdict(line: PairedComparison, test_train_ratio: float) -> str:
     """Return the verdict on paired configurations in a sentence; see :func:`tune.analysis.wording.verdict`."""
     power = power_of(line.difference, test_train_ratio)
-    return verdict(line.a, line.b, line.difference, line.p_folds, power=power)
+    return verdict(line.a, line.b, line.difference, power=power)
 
 
 def compare(
@@ -198,6 +220,7 @@ def compare(
     permutations: int = 10_000,
     cells: Iterable[SeedFold] | None = None,
     planned: int | None = None,
+    sampling: Sampling = no_sampling,
 ) -> Comparison:
     """Compare two values of an option, A minus B.
 
@@ -215,6 +238,8 @@ def compare(
         permutations: How many are drawn.
         cells: The (seed, fold) of the runs that each configuration is to have; by default all that either side has begun.
         planned: The number of planned configurations of an unfinished sweep.
+        sampling: The sampling variance of differences (:class:`tune.analysis.samples.Influences`), from the single samples;
+            by default it is unknown, and intervals are wider.
 
     Raises:
         ConfigError: The sweep lacks the option or a value, or the sides cannot be paired.
@@ -227,10 +252,11 @@ def compare(
         raise ConfigError(f"{option}: this option is compared, so --where can't restrict it")
     sides = _sides(history, option, (a, b), picked)
     judge = Judge(_ratio(folds, test_train_ratio), confidence, seed, permutations)
+    tests = Tests(judge, sampling)
     names = (side_name(option, a), side_name(option, b))
     every = sorted(cells if cells is not None else {_key(cell) for side in sides for c in side for cell in c.cells})
-    lines, pooled, left_out = _lines(sides, option, names, judge, every)
-    tuned, no_tuned = _tuned(sides, names, judge)
+    lines, pooled, left_out = _lines(sides, option, names, tests, every)
+    tuned, no_tuned = _tuned(sides, names, tests)
     warnings = _warnings(history, sides, lines, left_out, planned)
     return Comparison(
         option=option,
@@ -323,7 +349,7 @@ def _sides(history: History, option: str, values: tuple[Any, Any], where: Mappin
 
 
 def _lines(
-    sides: Sides, option: str, names: Names, judge: Judge, planned: Sequence[SeedFold]
+    sides: Sides, option: str, names: Names, tests: Tests, planned: Sequence[SeedFold]
 ) -> tuple[tuple[PairedComparison, ...], PairedComparison | None, tuple[str, ...]]:
     """Return one comparison per combination of one-sided options, all together, and the names of those without a common run."""
     keys_a, keys_b = ({key for c in side for key in c.values} - {option} for side in sides)
@@ -337,7 +363,7 @@ def _lines(
         every += pairs
         extra_a, extra_b = _present(only_a, values_a), _present(only_b, values_b)
         labels = label(names[0], extra_a), label(names[1], extra_b)
-        line = _line(pairs, judge, planned, labels, (extra_a, extra_b))
+        line = _line(pairs, tests, planned, labels, (extra_a, extra_b))
         if line is None:
             left_out.append(" against ".join(labels))
         else:
@@ -345,7 +371,7 @@ def _lines(
             lines.append(dataclasses.replace(line, unpaired=unpaired))
     if not lines:
         raise ConfigError(_nothing_common(sides, names, shared))
-    pooled = _line(every, judge, planned, names, ({}, {})) if len(lines) + len(left_out) > 1 else None
+    pooled = _line(every, tests, planned, names, ({}, {})) if len(lines) + len(left_out) > 1 else None
     if pooled is not None:
         alone_a, alone_b = (len(side) - len({pair[i].id for pair in every}) for i, side in enumerate(sides))
         pooled = dataclasses.replace(pooled, unpaired=(alone_a, alone_b))
@@ -354,7 +380,7 @@ def _lines(
 
 def _line(
     pairs: Sequence[Pair],
-    judge: Judge,
+    tests: Tests,
     planned: Sequence[SeedFold],
     labels: Names,
     only: tuple[Mapping[str, Any], Mapping[str, Any]],
@@ -365,7 +391,11 @@ def _line(
         return None
     best = [(_best(a), _best(b)) for a, b in used]
     by_cell = {key: [(of_a[key], of_b[key]) for of_a, of_b in best] for key in cells}
-    numbers = _numbers({k: _mean(a.score - b.score for a, b in both) for k, both in by_cell.items()}, judge)
+    paired = tuple((a.id, b.id) for a, b in used)
+    of_mean, of_exits = tests.sampling(dict.fromkeys(cells, paired))
+    diffs = {k: _mean(a.score - b.score for a, b in both) for k, both in by_cell.items()}
+    numbers = _numbers(diffs, tests.judge, of_mean)
+    exits = _exit_diffs(by_cell)
     return PairedComparison(
         a=labels[0],
         b=labels[1],
@@ -374,8 +404,8 @@ def _line(
         difference=numbers[0],
         p_folds=numbers[1],
         sign_flip_p=numbers[2],
-        exits=judge.intervals(_exit_diffs(by_cell)),
-        paired=tuple((a.id, b.id) for a, b in used),
+        exits=tests.judge.intervals(exits, of_exits if len(of_exits) == len(exits) else [0.0] * len(exits)),
+        paired=paired,
         cells=tuple(cells),
         planned=len(planned),
         dropped=_reasons(lacking, cells),
@@ -424,23 +454,20 @@ def _reasons(dropped: Iterable[Pair], cells: Sequence[SeedFold]) -> dict[str, in
     return {reason: counts[i] for i, reason in enumerate(REASONS) if counts[i]}
 
 
-def _exit_diffs(by_cell: Mapping[SeedFold, Sequence[tuple[EpochScore, EpochScore]]]) -> list[list[float]]:
-    """Return (M, J) differences; empty if exits were not recorded, or their number differs."""
+def _exit_diffs(by_cell: Mapping[SeedFold, Sequence[tuple[EpochScore, EpochScore]]]) -> list[dict[SeedFold, float]]:
+    """Return the differences of each exit by run; empty if exits were not recorded, or their number differs."""
     counts = {len(epoch.exits) for both in by_cell.values() for pair in both for epoch in pair}
     exits = counts.pop() if len(counts) == 1 else 0
-    return [[_mean(a.exits[m] - b.exits[m] for a, b in both) for both in by_cell.values()] for m in range(exits)]
+    return [
+        {cell: _mean(a.exits[m] - b.exits[m] for a, b in both) for cell, both in by_cell.items()} for m in range(exits)
+    ]
 
 
-def _numbers(diffs: Mapping[SeedFold, float], judge: Judge) -> Numbers:
-    """Return the interval, the p over folds and the sign-flip p of one difference per run."""
-    by_fold: dict[int, list[float]] = {}
-    for (_, fold), diff in diffs.items():
-        by_fold.setdefault(fold, []).append(diff)
-    p_folds = None
-    if len(diffs) > len(by_fold) > 1:
-        p_folds = judge.interval([_mean(of_fold) for of_fold in by_fold.values()]).p
-    every = list(diffs.values())
-    return judge.interval(every), p_folds, judge.sign_flip(every)
+def _numbers(diffs: Mapping[SeedFold, float], judge: Judge, sampling: float) -> Numbers:
+    """Return the interval, the p over folds alone and the sign-flip p of one difference per run."""
+    folds, seeds = (len({cell[i] for cell in diffs}) for i in (1, 0))
+    p_folds = judge.interval(diffs).p if folds > 1 and seeds > 1 else None
+    return judge.interval(diffs, sampling), p_folds, judge.sign_flip(list(diffs.values()))
 
 
 def _nothing_common(sides: Sides, names: Names, shared: Sequence[str]) -> str:
@@ -456,7 +483,7 @@ def _nothing_common(sides: Sides, names: Names, shared: Sequence[str]) -> str:
 # Tuned against tuned
 
 
-def _tuned(sides: Sides, names: Names, judge: Judge) -> tuple[TunedComparison | None, str]:
+def _tuned(sides: Sides, names: Names, tests: Tests) -> tuple[TunedComparison | None, str]:
     """Select each side's configuration for each run by the other folds; or return why that is impossible."""
     tables = [{c.id: _scores(c) for c in completed(side)} for side in sides]
     if not all(tables):
@@ -469,7 +496,9 @@ def _tuned(sides: Sides, names: Names, judge: Judge) -> tuple[TunedComparison | 
     for cell in cells:
         a, b = (_chosen(table, [other for other in cells if other[1] != cell[1]]) for table in tables)
         choices.append(FoldChoice(*cell, a, b, _rounded(tables[0][a][cell] - tables[1][b][cell])))
-    interval, p_folds, sign_flip_p = _numbers({(c.seed, c.fold): c.difference for c in choices}, judge)
+    of_mean, _ = tests.sampling({(c.seed, c.fold): ((c.a, c.b),) for c in choices})
+    diffs = {(c.seed, c.fold): c.difference for c in choices}
+    interval, p_folds, sign_flip_p = _numbers(diffs, tests.judge, of_mean)
     candidates = (len(tables[0]), len(tables[1]))
     return TunedComparison(interval, p_folds, sign_flip_p, candidates, tuple(choices)), ""
 

@@ -3,27 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from leebert.errors import LeebertError
-from tune.analysis import figures
+from leebert.methods import METHODS
+from tune.analysis import charts, figures
 from tune.analysis.compare import Comparison
 from tune.analysis.compare_sweeps import OnSweep, across
 from tune.analysis.compare_text import across_rows, across_sentences, rows, sentences
 from tune.analysis.html import HtmlPage
-from tune.analysis.labels import algorithm_label
 from tune.analysis.sweeps import SweepPool
+from tune.analysis.verdict_html import add_verdict, colours, curves_caption, difference_curve
+from tune.analysis.wording import side_name
 from tune.store.curves import FEWEST
 from tune.store.history import Configuration, History, describe
 from tune.store.ranking import best, completed
 
 
 def comparison_page(results: Sequence[OnSweep]) -> HtmlPage:
-    """Make the page of A minus B with its figures; the sweeps must have been read with their epochs."""
-    scores = results[0].scores
+    """Make the page of A minus B; the sweeps must have been read with their epochs."""
+    first = results[0].verdict
     tasks = ", ".join(dict.fromkeys(result.task for result in results))
-    page = HtmlPage(f"{scores.a} against {scores.b} on {tasks}")
-    if combined := across(results):
+    page = HtmlPage(f"{first.a.name} against {first.b.name} on {tasks}")
+    combined = across(results)
+    if combined:
+        page.verdict(f"{across_sentences(combined)[0]}.")
+    for result in results:
+        if len(results) > 1:
+            page.heading(f"{result.sweep} ({result.task})")
+        if result.pool.running:
+            page.text("The sweep is still running: the results are preliminary.")
+        add_verdict(page, result.verdict)
+    if combined:
         page.heading("Over tasks")
         page.table(across_rows(combined))
         page.text(*across_sentences(combined))
@@ -33,11 +43,18 @@ def comparison_page(results: Sequence[OnSweep]) -> HtmlPage:
 
 
 def _sweep(page: HtmlPage, result: OnSweep, prefix: str) -> None:
-    scores, pool = result.scores, result.pool
+    scores, pool, verdict = result.scores, result.pool, result.verdict
+    if verdict.curves:
+        page.heading(f"{prefix}Difference against layer speed-up")
+        page.figure((difference_curve(verdict), curves_caption(verdict)))
+    _by_exit(page, result, prefix)
+    tops = {name: best(side) for name, side in sides(scores, pool.state.history()).items() if completed(side)}
+    if len(tops) == 2:
+        draw_best(page, pool, tops, colours(verdict), prefix=prefix)
+    else:
+        page.text("Patience curves and weights need a completed configuration on each side.")
     page.heading(f"{prefix}Mean over exits, and each exit")
     page.text(f"Sweep {result.sweep}; {scores.option}: {scores.a} minus {scores.b}, paired by configuration and run.")
-    if pool.running:
-        page.text("The sweep is still running: the results are preliminary.")
     page.table(rows(scores))
     page.text(*sentences(scores))
     if result.layers:
@@ -52,31 +69,37 @@ def _sweep(page: HtmlPage, result: OnSweep, prefix: str) -> None:
             continue
         page.table(rows(comparison))
         page.text(*sentences(comparison))
-    colours = [figures.colour(str(value), i) for i, value in enumerate((scores.a, scores.b))]
+
+
+def _by_exit(page: HtmlPage, result: OnSweep, prefix: str) -> None:
+    """Add the scores of both sides by exit, a chart for each combination of the options that only one side has."""
+    history = result.pool.state.history()
     page.heading(f"{prefix}Score by exit")
-    panels = {
-        f"{line.a} - {line.b}": bands
-        for line in scores.lines
-        if (bands := figures.depth_bands(line, pool.state.history()))
-    }
-    if panels:
-        page.figure(
-            figures.bands(panels, "exit layer", "validation score (%)", colours),
-            "Score of each exit at the best epoch, averaged over the compared pairs: mean and range over runs.",
-        )
-    else:
+    panels = {f"{line.a} and {line.b}": figures.depth_bands(line, history) for line in result.scores.lines}
+    panels = {title: curves for title, curves in panels.items() if curves}
+    if not panels:
         page.text("The scores of the exits are not recorded.")
-    tops = {name: best(side) for name, side in sides(scores, pool.state.history()).items() if completed(side)}
-    if len(tops) < 2:
-        page.text("Patience curves and weights need a completed configuration on each side.")
         return
-    draw_best(page, pool, tops, colours, prefix=prefix, of="side")
+    caption = "Score of each exit at the best epoch, averaged over the compared pairs: mean and range over runs."
+    span = charts.common_span([curve for curves in panels.values() for curve in curves.values()])
+    tints, alone = colours(result.verdict), len(panels) == 1
+    page.figure(
+        *(
+            (
+                charts.bands(
+                    curves, "exit layer", "validation score (%)", tints, title="" if alone else title, span=span
+                ),
+                caption,
+            )
+            for title, curves in panels.items()
+        )
+    )
 
 
 def sides(scores: Comparison, history: History) -> dict[str, History]:
     """Return the compared configurations of A and of B, by the sides' names."""
     return {
-        _side_title(scores.option, value): tuple(c for c in history if c.id in ids)
+        side_name(scores.option, value): tuple(c for c in history if c.id in ids)
         for value, ids in zip((scores.a, scores.b), scores.sides, strict=True)
     }
 
@@ -85,10 +108,9 @@ def draw_best(
     page: HtmlPage,
     pool: SweepPool,
     tops: Mapping[str, Configuration],
-    colours: Sequence[str],
+    tints: Sequence[str],
     *,
     prefix: str = "",
-    of: str,
 ) -> None:
     """Draw patience curves and learned weights of the best configurations.
 
@@ -96,36 +118,39 @@ def draw_best(
         page: The page.
         pool: The sweeps of the configurations.
         tops: The best configuration by name of its side or method.
-        colours: A colour for each of them.
+        tints: A colour for each of them.
         prefix: Start of the headings, such as the name of a sweep.
-        of: What the names are: `side` or `method`.
     """
     page.heading(f"{prefix}Patience")
+    best_of = [f"{name}: {describe(c.values)}" for name, c in tops.items()]
     try:
         metric = pool.manifest["metric"]
         curves = {name: figures.patience_points(pool.homes[c.id], pool.state, c, metric) for name, c in tops.items()}
     except (LeebertError, OSError) as error:
         page.text(f"No patience curves: {error}")
     else:
-        page.figure(
-            figures.patience(curves, colours),
-            f"The best configuration of each {of} under the exit criterion patience, at each threshold. Means over runs.",
-        )
-    page.text(*(f"{name}: {describe(c.values)}" for name, c in tops.items()))
+        by_score, by_layers = charts.patience(curves, tints)
+        page.figure((by_score, "Score at each patience."), (by_layers, "Mean exit layer at each patience."))
+        page.text("The best configuration of each under the exit criterion patience, means over runs.")
+    page.text(*best_of)
     page.heading(f"{prefix}Learned weights over time")
-    maps = {
-        name: {figures.TERMS[term]: m for term, m in figures.omega_maps(pool.state, c).items()}
+    maps = [
+        (f"{name}: {figures.TERMS[term]}", weights)
         for name, c in tops.items()
-    }
-    maps = {name: terms for name, terms in maps.items() if terms}
-    if maps:
-        page.figure(
-            figures.heat_maps(maps),
-            "ω of each exit by epoch, for the same configurations. Means over runs, up to the end of the shortest run.",
-        )
-    else:
+        for term, weights in figures.omega_maps(pool.state, c, _teachers(pool, c)).items()
+    ]
+    if not maps:
         page.text("No learned weights are recorded.")
+        return
+    reach = charts.weight_reach([weights for _, weights in maps])
+    page.figure(*((charts.heat_map(title, weights, reach), "") for title, weights in maps))
+    page.text(
+        "Loss weights ω of the same configurations by exit and epoch, means over runs up to the end of the shortest run. "
+        f"All weights start at 1, the middle of the colours; all maps have the range {1 - reach:.2g} to {1 + reach:.2g}."
+    )
 
 
-def _side_title(option: str, value: Any) -> str:
-    return algorithm_label(value) if option == "algorithm" else f"{option} {value}"
+def _teachers(pool: SweepPool, c: Configuration) -> str:
+    """Return a configuration's teacher set."""
+    config = pool.spec.train_config(c.values)
+    return METHODS[config.algorithm].teachers or config.teachers

@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from leebert.errors import ConfigError, LeebertError
+from leebert.errors import ConfigError, LeebertError, SweepError
 from leebert.tradeoff import Tradeoff
 from tune.analysis.compare import Comparison, compare, jsonable
 from tune.analysis.power import DIFFERENCE
+from tune.analysis.samples import NONE, Influences, influences
 from tune.analysis.settings import uneven_settings
 from tune.analysis.stats import Interval, corrected_t, sign_flip
 from tune.analysis.still_weights import StillPairs, still_pairs
@@ -104,6 +105,7 @@ def compare_sweeps(
     where: Mapping[str, Any] | None = None,
     objectives: Sequence[RankingObjective] = (),
     epochs: bool = False,
+    difference: float = DIFFERENCE,
 ) -> list[OnSweep]:
     """Compare A and B on each of these sweeps, as :func:`compare_pool` does.
 
@@ -115,6 +117,7 @@ def compare_sweeps(
         where: Option → value that both sides must have.
         objectives: Layer speed-ups at which the scores are compared too.
         epochs: Load the records of epochs, which figures need.
+        difference: The difference that verdicts ask for, a fraction.
 
     Returns:
         One comparison per sweep, or per task whose sweeps have one side each.
@@ -125,7 +128,8 @@ def compare_sweeps(
     comparisons = []
     for pool in (pools := load_pools(folders, option, a, b, epochs=epochs)):
         try:
-            comparisons.append(compare_pool(pool, a, b, option=option, where=where, objectives=objectives))
+            result = compare_pool(pool, a, b, option=option, where=where, objectives=objectives, difference=difference)
+            comparisons.append(result)
         except LeebertError as error:
             raise type(error)(f"{pool.name}: {error}" if len(pools) > 1 else str(error)) from None
     return comparisons
@@ -141,6 +145,7 @@ def compare_pool(
     objectives: Sequence[RankingObjective] = (),
     replayed: Mapping[CellKey, Tradeoff] | None = None,
     difference: float = DIFFERENCE,
+    by_samples: bool = True,
 ) -> OnSweep:
     """Compare A and B on the runs that are finished so far.
 
@@ -153,6 +158,7 @@ def compare_pool(
         objectives: The layer speed-ups at which to compare as well, all under one exit criterion.
         replayed: That criterion's curves, if the caller has them.
         difference: The difference that the verdict asks for, a fraction.
+        by_samples: Read the validation logits for the sampling variance, which narrows intervals.
 
     Returns:
         The comparison. A speed-up at which there is none has its reason in its place.
@@ -169,6 +175,13 @@ def compare_pool(
         scores = compare(history, a, b, **options)
     except ConfigError as error:
         raise ConfigError(f"{error}; {pool.unfinished}" if pool.unfinished else str(error)) from None
+    ids = _compared(pool, scores)
+    by_run, no_curves = _replayed(pool, ids, objectives, replayed)
+    if by_samples:
+        of_exits, *of_speed_ups = influences(pool, ids, objectives, by_run)
+        scores = compare(history, a, b, sampling=of_exits.variances, **options)
+    else:
+        of_speed_ups = [NONE] * len(objectives)
     values = {c.id: c.values for c in history}
     per_line = [still_pairs(line, option, pool.state.cells, values, spec) for line in scores.lines]
     still = tuple(pairs for pairs in per_line if pairs is not None)
@@ -176,7 +189,9 @@ def compare_pool(
     paired = {id for side in scores.sides for id in side}
     mixed = uneven_settings(pool.name, pool.state, paired)
     scores = dataclasses.replace(scores, warnings=(*scores.warnings, *mixed, *warnings))
-    by_run, at_speed_ups = _at_speed_ups(pool, scores, objectives, options, replayed) if objectives else ({}, [])
+    at_speed_ups: list[AtSpeedUp] = [(objective, no_curves) for objective in objectives]
+    if not no_curves:
+        at_speed_ups = _at_speed_ups(pool, scores, by_run, list(zip(objectives, of_speed_ups, strict=True)), options)
     layers, no_layers = _layers(pool, scores)
     return OnSweep(
         pool=pool,
@@ -206,6 +221,23 @@ def verdict_on(
     """
     a, b = choose_sides([folder], option, a, b)
     return compare_pool(SweepPool.of(folder), a, b, option=option, objectives=at_speed_ups()).verdict
+
+
+def run_std(folder: SweepFolder) -> float:
+    """Return the standard deviation of single runs' differences between a sweep's two main methods, a fraction.
+
+    Args:
+        folder: The sweep, finished or not.
+
+    Raises:
+        SweepError: It has fewer than two runs, or they do not differ.
+        ConfigError: It has one method, or the methods cannot be paired.
+    """
+    a, b = choose_sides([folder])
+    std = compare_pool(SweepPool.of(folder), a, b, by_samples=False).scores.overall.difference.std
+    if not std > 0:
+        raise SweepError(f"sweep {folder.name}: fewer than two runs of {a} and {b}, or all with the same difference")
+    return std
 
 
 def at_speed_ups(
@@ -242,36 +274,48 @@ def _layers(pool: SweepPool, scores: Comparison) -> tuple[dict[str, float], str]
     return layers, "; ".join(dict.fromkeys(missing))
 
 
-def _at_speed_ups(
-    pool: SweepPool,
-    scores: Comparison,
-    objectives: Sequence[RankingObjective],
-    options: Mapping[str, Any],
-    replayed: Mapping[CellKey, Tradeoff] | None,
-) -> tuple[Mapping[CellKey, Tradeoff], list[AtSpeedUp]]:
-    """Return the compared runs' curves, and the comparison at each speed-up.
-
-    Compare at each speed-up, with the paired configurations and the completed ones, from which tuning selects."""
+def _compared(pool: SweepPool, scores: Comparison) -> set[str]:
+    """Return the paired configurations and the completed ones, from which tuning selects."""
     history = pool.state.history()
     ids = {id for line in (*scores.lines, scores.overall) for pair in line.paired for id in pair}
     for side in scores.sides:
         ids |= {c.id for c in completed(tuple(c for c in history if c.id in side))}
+    return ids
+
+
+def _replayed(
+    pool: SweepPool, ids: set[str], objectives: Sequence[RankingObjective], replayed: Mapping[CellKey, Tradeoff] | None
+) -> tuple[Mapping[CellKey, Tradeoff], str]:
+    """Return these configurations' curves, or why there are none."""
+    if not objectives:
+        return {}, ""
     try:
         every = replayed or _curves(pool, ids, objectives[0])
     except LeebertError as error:
-        return {}, [(objective, str(error)) for objective in objectives]
+        return {}, str(error)
     by_run = {key: curve for key, curve in every.items() if key[0] in ids}
-    if not by_run:
-        folders = ", ".join(sweep.folder.name for sweep in pool.sweeps)
-        lost = f"no finished run has readable validation logits; repair them by: leebert-tune resume {folders} --repair"
-        return {}, [(objective, lost) for objective in objectives]
+    folders = ", ".join(sweep.folder.name for sweep in pool.sweeps)
+    lost = f"no finished run has readable validation logits; repair them by: leebert-tune resume {folders} --repair"
+    return by_run, "" if by_run else lost
+
+
+def _at_speed_ups(
+    pool: SweepPool,
+    scores: Comparison,
+    by_run: Mapping[CellKey, Tradeoff],
+    sampled: Sequence[tuple[RankingObjective, Influences]],
+    options: Mapping[str, Any],
+) -> list[AtSpeedUp]:
+    """Compare at each speed-up."""
+    history = pool.state.history()
     results: list[AtSpeedUp] = []
-    for objective in objectives:
+    for objective, of_samples in sampled:
         try:
-            results.append((objective, compare(objective.rescored(history, by_run), scores.a, scores.b, **options)))
+            rescored = objective.rescored(history, by_run)
+            results.append((objective, compare(rescored, scores.a, scores.b, sampling=of_samples.variances, **options)))
         except LeebertError as error:
             results.append((objective, str(error)))
-    return by_run, results
+    return results
 
 
 def _curves(pool: SweepPool, ids: set[str], objective: RankingObjective) -> dict[CellKey, Tradeoff]:

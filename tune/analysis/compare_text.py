@@ -16,7 +16,7 @@ from tune.analysis.compare_sweeps import Across, AtSpeedUp, OnSweep, across
 from tune.analysis.labels import option_text
 from tune.analysis.stats import USEFUL, Interval
 from tune.analysis.verdict import Side, Verdict
-from tune.analysis.wording import level, p_value, points, span
+from tune.analysis.wording import level, p_value, points, power_lines, span
 from tune.store.curves import FEWEST
 
 if TYPE_CHECKING:
@@ -68,13 +68,13 @@ def rows(
         brief: Omit the single exits where they are compared for one value of an option that only one side has.
     """
     title = " − ".join(comparison.names)
-    table: list[tuple[str, ...]] = [(title, "points", level(comparison.confidence), "p", "p_folds", "flip p*", "runs")]
+    table: list[tuple[str, ...]] = [(title, "points", level(comparison.confidence), "p", "flip p*", "runs")]
     table += _line_rows(comparison.overall, "mean over exits", indent="")
     for objective, at in at_speed_ups:
         name = f"at layer speed-up {objective.speed_up:g}"
-        table.append((name, *(["-"] * 6 if isinstance(at, str) else _line_numbers(at.overall))))
+        table.append((name, *(["-"] * 5 if isinstance(at, str) else _line_numbers(at.overall))))
     if (tuned := comparison.tuned) is not None:
-        table.append(("tuned against tuned", *_numbers(tuned.difference, tuned.p_folds, tuned.sign_flip_p)))
+        table.append(("tuned against tuned", *_numbers(tuned.difference, tuned.sign_flip_p)))
     for i, line in enumerate(comparison.lines if comparison.pooled else ()):
         table += _line_rows(line, f"only {_own(line)}", indent="  ")[: 1 if brief else None]
         for objective, at in at_speed_ups:
@@ -86,12 +86,12 @@ def rows(
 
 
 def _line_rows(line: PairedComparison, name: str, indent: str) -> list[tuple[str, ...]]:
-    exits = [(f"{indent}exit {m}†", *_numbers(interval, None, math.nan)) for m, interval in enumerate(line.exits, 1)]
+    exits = [(f"{indent}exit {m}†", *_numbers(interval, math.nan)) for m, interval in enumerate(line.exits, 1)]
     return [(name, *_line_numbers(line)), *exits]
 
 
 def _line_numbers(line: PairedComparison) -> tuple[str, ...]:
-    return _numbers(line.difference, line.p_folds, line.sign_flip_p)
+    return _numbers(line.difference, line.sign_flip_p)
 
 
 def _own(line: PairedComparison) -> str:
@@ -99,12 +99,11 @@ def _own(line: PairedComparison) -> str:
     return ", ".join(option_text(key, value) for key, value in {**line.a_only, **line.b_only}.items())
 
 
-def _numbers(interval: Interval, p_folds: float | None, sign_flip_p: float) -> tuple[str, ...]:
+def _numbers(interval: Interval, sign_flip_p: float) -> tuple[str, ...]:
     return (
         points(interval.mean),
         span(interval),
         p_value(interval.p if interval.useful else None),
-        p_value(p_folds if interval.useful else None),
         p_value(sign_flip_p),
         str(interval.cells),
     )
@@ -156,8 +155,6 @@ def notes(comparison: Comparison) -> list[str]:
     every = (comparison.overall, *comparison.lines)
     if any(line.difference.cells < USEFUL for line in every):
         lines.append(f"fewer than {USEFUL} runs are too few for an interval and its p")
-    if any(line.p_folds is not None for line in every):
-        lines.append("p_folds: seeds averaged within each fold; where folds differ much, p alone is too small")
     if any(line.exits for line in every):
         lines.append("† p adjusted by Holm; intervals hold simultaneously (Bonferroni), so the two may disagree")
     if len(comparison.lines) > 1:
@@ -199,14 +196,21 @@ def across_sentences(combined: Sequence[Across]) -> list[str]:
 # Output
 
 
-def print_comparisons(results: Sequence[OnSweep]) -> None:
-    """Print the verdict, the table and the notes of each sweep, and the table over tasks, on stdout."""
+def print_comparisons(results: Sequence[OnSweep], *, power: bool = False) -> None:
+    """Print the verdict, the table and the notes of each sweep, and the table over tasks, on stdout.
+
+    Args:
+        results: The comparison on each sweep.
+        power: Print what each comparison can detect, too.
+    """
     from rich.console import Console
     from rich.text import Text
 
     combined = across(results)
     for result in results:
         _print_sweep(result, f"{result.sweep} ({result.task})" if len(results) > 1 else "")
+        if power:
+            print_lines(_power(result.verdict))
     if not combined:
         return
     header, *body = across_rows(combined)
@@ -227,6 +231,13 @@ def _print_sweep(result: OnSweep, heading: str) -> None:
     screen.print()
     screen.print(render(rows(scores, result.at_speed_ups, brief=True)))
     print_lines(_basis(result))
+
+
+def _power(verdict: Verdict) -> list[str]:
+    """Return what a comparison can detect, after an empty line."""
+    if verdict.power is None:
+        return ["", f"no power: {verdict.main.missing}"]
+    return ["", *power_lines(verdict.power)]
 
 
 def _basis(result: OnSweep) -> list[str]:

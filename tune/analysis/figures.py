@@ -1,6 +1,6 @@
-"""The figures of reports: their numbers, from a history, a ledger and validation logits, and their drawing.
+"""The numbers of figures, from a history, a ledger and validation logits; and curves with bands, drawn by matplotlib.
 
-Drawing functions take plain numbers, open no window and change no global state.
+`tune.analysis.charts` draws those of HTML pages.
 """
 
 from __future__ import annotations
@@ -72,111 +72,19 @@ def bands(panels: Mapping[str, Mapping[str, Band]], x: str, y: str, colours: Seq
     return figure
 
 
-def patience(curves: Mapping[str, Sequence[tuple[int, float, float]]], colours: Sequence[str]) -> Figure:
-    """Draw score and mean exit layer against patience (the paper's figures 3 and 4).
-
-    Args:
-        curves: By name, (patience, mean exit layer, score in per cent) of each point.
-        colours: One per curve.
-    """
-    figure = Figure(figsize=(10, 3.6), layout="constrained")
-    by_score, by_layers = figure.subplots(1, 2)
-    for (name, points), drawn in zip(curves.items(), colours, strict=True):
-        p, layers, score = zip(*points, strict=True)
-        by_score.plot(p, score, marker="o", ms=4, color=drawn, label=name)
-        by_layers.plot(p, layers, marker="o", ms=4, color=drawn, label=name)
-    by_score.set(xlabel="patience", ylabel="validation score (%)")
-    by_layers.set(xlabel="patience", ylabel="mean exit layer")
-    for axes in (by_score, by_layers):
-        axes.set_xticks([point[0] for point in next(iter(curves.values()))])
-        axes.grid(alpha=0.25)
-    by_score.legend()
-    return figure
-
-
-def heat_maps(maps: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
-    """Draw (exits, epochs) maps of learned weights: a row per side, a column per term, with one colour scale per term."""
-    terms = list(dict.fromkeys(term for side in maps.values() for term in side))
-    figure = Figure(figsize=(5.0 * len(terms), 2.9 * len(maps)), layout="constrained")
-    grid = figure.subplots(len(maps), len(terms), squeeze=False)
-    for term, column in zip(terms, grid.T, strict=True):
-        values = [side[term] for side in maps.values() if term in side]
-        low, high = min(v.min() for v in values), max(v.max() for v in values)
-        for axes, (name, side) in zip(column, maps.items(), strict=True):
-            if term not in side:
-                axes.remove()
-                continue
-            image = axes.imshow(side[term], aspect="auto", origin="lower", interpolation="nearest", vmin=low, vmax=high)
-            axes.set(title=f"{name}: {term}", xlabel="epoch", ylabel="exit")
-            axes.set_xticks(range(side[term].shape[1]), range(1, side[term].shape[1] + 1))
-            axes.set_yticks(range(side[term].shape[0]), range(1, side[term].shape[0] + 1))
-            figure.colorbar(image, ax=axes)
-    return figure
-
-
-def learning(curves: Sequence[tuple[str, str, Sequence[float], bool]]) -> Figure:
-    """Draw learning curves: (method, colour, score per epoch in per cent, whether highlighted) per configuration."""
-    figure = Figure(figsize=(7.2, 3.8), layout="constrained")
-    axes = figure.subplots()
-    named: set[str] = set()
-    for method, drawn, scores, highlighted in curves:
-        label = None if method in named else method
-        named.add(method)
-        style = {"lw": 2.5, "alpha": 1.0, "zorder": 3} if highlighted else {"lw": 1.0, "alpha": 0.5}
-        axes.plot(range(1, len(scores) + 1), scores, marker=".", color=drawn, label=label, **style)  # type: ignore[arg-type]
-    axes.set(xlabel="epoch", ylabel="validation score, mean over exits (%)")
-    axes.set_xticks(range(1, max(len(scores) for _, _, scores, _ in curves) + 1))
-    axes.grid(alpha=0.25)
-    axes.legend()
-    return figure
-
-
-def shares(groups: Mapping[str, Mapping[str, tuple[float, float, float, float]]]) -> Figure:
-    """Draw bars between 0 and 1, one panel per group: (share, its lowest, its highest, a second measure) by option."""
-    height = 1.0 + 0.45 * max(len(group) for group in groups.values())
-    figure = Figure(figsize=(min(4.4 * len(groups), 13), height), layout="constrained")
-    grid = figure.subplots(1, len(groups), squeeze=False)[0]
-    for axes, (title, group) in zip(grid, groups.items(), strict=True):
-        ordered = sorted(group.items(), key=lambda item: item[1][0])
-        at = np.arange(len(ordered))
-        share, low, high, second = (np.array(column) for column in zip(*(v for _, v in ordered), strict=True))
-        spread = np.maximum(0, [share - low, high - share])
-        axes.barh(at + 0.2, share, 0.36, xerr=spread, color=PALETTE[0], capsize=2, label="fANOVA")
-        axes.barh(at - 0.2, second, 0.36, color=PALETTE[1], label="PED-ANOVA")
-        axes.set_yticks(at, [name for name, _ in ordered])
-        axes.set(title=title, xlim=(0, 1))
-    grid[0].legend(fontsize=8)
-    return figure
-
-
-def front(curves: Sequence[tuple[str, str, np.ndarray, np.ndarray]], best: Sequence[tuple[float, float]]) -> Figure:
-    """Draw score against mean exit layer, and the Pareto front.
-
-    Args:
-        curves: (method, colour, mean exit layers, scores in per cent) of each configuration.
-        best: (mean exit layer, score in per cent) of each point of the front.
-
-    Returns:
-        The figure.
-    """
-    figure = Figure(figsize=(7.2, 4.0), layout="constrained")
-    axes = figure.subplots()
-    named: set[str] = set()
-    for method, drawn, layers, scores in curves:
-        axes.plot(layers, scores, color=drawn, alpha=0.35, lw=1, label=None if method in named else method)
-        named.add(method)
-    axes.step(*zip(*best, strict=True), where="post", color="#1c1c1c", lw=1.6, marker="o", ms=4, label="Pareto front")
-    axes.set(xlabel="mean exit layer", ylabel="validation score (%)")
-    axes.grid(alpha=0.25)
-    axes.legend()
-    return figure
-
-
 # The numbers.
 
 
 #: The names of ω's terms in the paper.
-TERMS = {"ce": "cross-entropy of the exit", "kd": "terms in which the exit is a student"}
+TERMS = {"ce": "cross-entropy of the exit", "kd": "mean over terms in which the exit is a student"}
+
+#: Teacher set → number of teachers of each of M exits (:data:`leebert.losses.TEACHERS` without torch).
+TEACHERS: Mapping[str, Callable[[int], np.ndarray]] = {
+    "lae": lambda exits: np.full(exits, exits - 1),
+    "lle": lambda exits: np.arange(exits)[::-1],
+    "last": lambda exits: np.append(np.ones(exits - 1, int), 0),
+    "none": lambda exits: np.zeros(exits, int),
+}
 
 
 def band_of(scores: np.ndarray) -> Band:
@@ -218,12 +126,25 @@ def patience_points(folder: Path, state: SweepState, c: Configuration, metric: s
     return list(zip(patiences.tolist(), layers.tolist(), scores.tolist(), strict=True))
 
 
-def omega_maps(state: SweepState, c: Configuration) -> dict[str, np.ndarray]:
-    """Return (exits, epochs) weights of each term that is recorded for every epoch; see :func:`by_epoch`."""
+def omega_maps(state: SweepState, c: Configuration, teachers: str) -> dict[str, np.ndarray]:
+    """Return the mean weight of each kind of term that is recorded for every epoch; see :func:`by_epoch`.
+
+    Args:
+        state: The sweep's state.
+        c: A completed configuration.
+        teachers: Its teacher set, a key of :data:`TEACHERS`.
+
+    Returns:
+        (exits, epochs) weights by kind. Every weight starts at 1; an exit without terms of a kind has 1 throughout.
+    """
     records = [state.epochs[c.id, k.seed, k.fold] for k in c.cells]
     weights = [r["weights"] for epochs in records for r in epochs.values()]
-    terms = [t for t in TERMS if all(t in w for w in weights)]
-    return {t: np.stack(by_epoch(records, partial(_weights, term=t))).T for t in terms}
+    maps = {t: np.stack(by_epoch(records, partial(_weights, term=t))).T for t in TERMS if all(t in w for w in weights)}
+    if "kd" in maps:
+        sums, counts = maps.pop("kd"), TEACHERS[teachers](len(maps["ce"]))[:, None]
+        if counts.any():
+            maps["kd"] = np.where(counts > 0, sums / np.maximum(counts, 1), 1.0)
+    return maps
 
 
 def _weights(record: LedgerRecord, term: str) -> list[float]:

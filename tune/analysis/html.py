@@ -1,30 +1,62 @@
-"""A self-contained HTML page: headings, text, tables and figures; it loads nothing from elsewhere."""
+"""A self-contained HTML page: headings, text, tables and interactive charts; it loads nothing from elsewhere.
+
+The page carries the chart library, compressed (docs/decisions/pages.md).
+"""
 
 from __future__ import annotations
 
 import base64
-import html
-import io
-from collections.abc import Iterable, Sequence
+import dataclasses
+import functools
+import gzip
+import importlib.util
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any, Literal
 
 from leebert.errors import StorageError
 from leebert.files import write_atomically
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+_TEMPLATES = Path(__file__).parent / "templates"
 
-_STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; color: #1c1c1c; max-width: 1080px; margin: 2em auto; padding: 0 1em; }
-h1 { font-size: 1.6em; } h2 { font-size: 1.2em; margin-top: 2em; border-bottom: 1px solid #ddd; }
-table { border-collapse: collapse; margin: 1em 0; font-size: 14px; }
-th, td { padding: .25em .8em; border-bottom: 1px solid #e4e4e4; text-align: right; white-space: nowrap; }
-th:first-child, td:first-child { text-align: left; white-space: normal; }
-.text td, .text th { text-align: left; white-space: normal; }
-figure { margin: 1em 0; } figure img { max-width: 100%; } figcaption { color: #555; font-size: 14px; }
-.wide { overflow-x: auto; }
-"""
+
+@dataclasses.dataclass(frozen=True)
+class Chart:
+    """A chart as plotly draws it.
+
+    Attributes:
+        data: Its traces, JSON-ready. `#rrggbb` and `#rrggbbaa` are colours, which a dark page lightens where necessary;
+            `$text`, `$soft`, `$line`, `$panel` and `$back` are those of the page.
+        layout: Its layout, likewise.
+        height: Its height in pixels.
+    """
+
+    data: Sequence[Mapping[str, Any]]
+    layout: Mapping[str, Any]
+    height: int = 420
+
+
+@dataclasses.dataclass(frozen=True)
+class Figure:
+    """A chart in a page, with its caption."""
+
+    id: int
+    caption: str
+    height: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Block:
+    """One block of a page; which fields it has depends on its kind."""
+
+    kind: Literal["heading", "text", "verdict", "table", "figures"]
+    text: str = ""
+    id: str = ""
+    head: Sequence[str] = ()
+    rows: Sequence[Sequence[str]] = ()
+    numbers: bool = True
+    figures: Sequence[Figure] = ()
 
 
 class HtmlPage:
@@ -32,41 +64,47 @@ class HtmlPage:
 
     def __init__(self, title: str) -> None:
         self.title = title
-        self.blocks = [f"<h1>{html.escape(title)}</h1>"]
+        self.blocks: list[Block] = []
+        self.charts: list[Chart] = []
 
     def heading(self, text: str) -> None:
-        self.blocks.append(f"<h2>{html.escape(text)}</h2>")
+        """Add a heading, which the table of contents lists."""
+        self.blocks.append(Block("heading", text, id=f"part-{len(self.blocks)}"))
 
     def text(self, *lines: str) -> None:
-        """One paragraph per line."""
-        self.blocks += [f"<p>{html.escape(line)}</p>" for line in lines]
+        """Add one paragraph per line."""
+        self.blocks += [Block("text", line) for line in lines]
+
+    def verdict(self, sentence: str) -> None:
+        """Add a sentence that stands out."""
+        self.blocks.append(Block("verdict", sentence))
 
     def table(self, rows: Sequence[Iterable[object]], *, numbers: bool = True) -> None:
         """Add a table, the header first; columns after the first are right-aligned with `numbers`."""
-        head, *body = ([html.escape(str(cell)) for cell in row] for row in rows)
-        lines = ["<tr>" + "".join(f"<th>{cell}</th>" for cell in head) + "</tr>"]
-        lines += ["<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in body]
-        kind = "" if numbers else ' class="text"'
-        self.blocks.append(f'<div class="wide"><table{kind}>' + "\n".join(lines) + "</table></div>")
+        head, *body = ([str(cell) for cell in row] for row in rows)
+        self.blocks.append(Block("table", head=head, rows=body, numbers=numbers))
 
-    def figure(self, figure: Figure, caption: str) -> None:
-        """Add a figure, as SVG within the page, with its caption."""
-        import matplotlib as mpl
-
-        drawn = io.BytesIO()
-        with mpl.rc_context({"svg.hashsalt": "page"}):  # else two drawings of one figure differ in their ids
-            figure.savefig(drawn, format="svg", metadata={"Date": None})
-        image = base64.b64encode(drawn.getvalue()).decode()
-        escaped = html.escape(caption)
-        self.blocks.append(
-            f'<figure><img src="data:image/svg+xml;base64,{image}" alt="{escaped}"><figcaption>{escaped}</figcaption></figure>'
-        )
+    def figure(self, *charts: tuple[Chart, str]) -> None:
+        """Add charts, side by side where the window is wide enough, each with its caption."""
+        figures = []
+        for chart, caption in charts:
+            figures.append(Figure(len(self.charts), caption, chart.height))
+            self.charts.append(chart)
+        self.blocks.append(Block("figures", figures=figures))
 
     def __str__(self) -> str:
-        body = "\n".join(self.blocks)
-        return (
-            f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{html.escape(self.title)}</title>'
-            f"<style>{_STYLE}</style></head>\n<body>\n{body}\n</body></html>\n"
+        charts = {str(i): {"data": chart.data, "layout": chart.layout} for i, chart in enumerate(self.charts)}
+        # "<" could end the script element; in JSON strings its escape means the same.
+        plain = json.dumps(charts, allow_nan=False).replace("<", "\\u003c") if charts else ""
+        return str(
+            _template().render(
+                title=self.title,
+                blocks=self.blocks,
+                charts=plain,
+                library=library() if charts else "",
+                style=_file("page.css"),
+                script=_file("page.js"),
+            )
         )
 
     def write(self, path: Path) -> Path:
@@ -77,3 +115,28 @@ class HtmlPage:
         except OSError as error:
             raise StorageError(f"{path} can't be written: {error.strerror or error}") from None
         return path
+
+
+@functools.cache
+def library() -> str:
+    """Return plotly's script, compressed by gzip, in base64: 2.0 MB instead of 4.8 MB."""
+    package = importlib.util.find_spec("plotly")
+    assert package is not None
+    assert package.origin is not None
+    script = Path(package.origin).parent / "package_data" / "plotly.min.js"  # without importing plotly
+    return base64.b64encode(gzip.compress(script.read_bytes(), mtime=0)).decode()
+
+
+@functools.cache
+def _file(name: str) -> str:
+    return (_TEMPLATES / name).read_text(encoding="utf-8")
+
+
+@functools.cache
+def _template() -> Any:
+    import jinja2
+
+    environment = jinja2.Environment(
+        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+    )
+    return environment.from_string(_file("page.html"))

@@ -76,3 +76,13 @@ def _name(values: Mapping[str, Any], options: Sequence[str]) -> str:
     method = [algorithm_label(str(values["algorithm"]))] if "algorithm" in options else []
     named = [*method, *(option_text(option, values[option]) for option in options if option != "algorithm")]
     return " ".join(named) or algorithm_label(str(values.get("algorithm", "")))
+
+
+def searched_name(values: Mapping[str, Any], searched: Sequence[str]) -> str:
+    """Name a configuration of a sweep by the options that the sweep searches, so that its name stays the same.
+
+    Args:
+        values: The configuration's values.
+        searched: Names of the searched options, `algorithm` included if there are several methods.
+    """
+    return _name(values, [option for option in values if option in searched])

@@ -43,14 +43,14 @@ class AgainstUniform:
 
     @property
     def significant(self) -> bool:
-        """Whether the difference is significant over runs and, where folds have several seeds, over folds."""
-        return bool(self.tuned.difference.significant(self.tuned.p_folds))
+        """Whether the difference is significant."""
+        return bool(self.tuned.difference.significant)
 
     def in_words(self) -> str:
         """Return the verdict in a sentence."""
         a, b = (f"tuned {algorithm_label(name)}" for name in (self.method, self.control))
         power = power_of(self.tuned.difference, self.test_train_ratio)
-        sentence = verdict(a, b, self.tuned.difference, self.tuned.p_folds, power=power)
+        sentence = verdict(a, b, self.tuned.difference, power=power)
         sentence += f" ({self.omega.in_words()})" if self.omega else ""
         other = self.control != _control(self.method)
         return f"{sentence}; {_control(self.method)} would have the same batches" if other else sentence

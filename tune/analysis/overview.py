@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-import math
+import dataclasses
+import functools
+import sys
 import time
 from collections.abc import Mapping
 from typing import Any
 
-from leebert import console
+from leebert import console, live
 from leebert.errors import LeebertError
+from tune.analysis.labels import searched_name
 from tune.analysis.learned import ConfigurationMargin, conclusion, margins_of
+from tune.analysis.progress import Active, BestSoFar, RunningConfiguration, SweepProgress, progress_of, searched
+from tune.analysis.progress_text import best_line, progress_lines, running_line
 from tune.space import SweepSpec
 from tune.store.folder import SweepFolder, spec_of
 from tune.store.history import History, Placement, describe
@@ -28,9 +33,10 @@ def state_word(state: str, driven: bool) -> str:
 
 
 def status_of(folder: SweepFolder) -> dict[str, Any]:
-    """Return counts of runs and configurations and the remaining time, from the ledger and the driver's heartbeat."""
+    """Return counts of runs and configurations, what is training and the remaining time, from ledger and heartbeat."""
     state, alive = folder.ledger.read(), folder.driver()
     spec = spec_of(folder)
+    now = time.time()
     history = state.history()
     per_config = len(spec.cells())
     done = len(state.cells)
@@ -52,6 +58,8 @@ def status_of(folder: SweepFolder) -> dict[str, Any]:
         "hours_left": None,
         "running": [],
         "queued": [],
+        "runs": [],
+        "best": None,
         "missing": list(state.missing),
     }
     if alive:
@@ -62,11 +70,46 @@ def status_of(folder: SweepFolder) -> dict[str, Any]:
         if status["queued"]:  # granted, so running in the ledger, but Ray has no resources for it yet
             status["configurations"]["running"] -= len(status["queued"])
             status["configurations"]["queued"] = len(status["queued"])
-        started = alive.get("started", math.inf)  # missing while a driver prepares its work
-        since = [r for r in state.cells.values() if r["time"] >= started]
-        if since and remaining:
-            status["hours_left"] = (time.time() - started) / len(since) * remaining / 3600
+    progress = progress_of(folder.name, spec, folder.manifest, state, active_of(alive), now, folder=folder.path)
+    status["runs"] = [one.as_dict() for one in progress.running]
+    status["best"] = progress.best and dataclasses.asdict(progress.best)
+    if progress.seconds_left is not None and remaining != 0:
+        status["hours_left"] = progress.seconds_left / 3600
     return status
+
+
+def active_of(alive: Mapping[str, Any] | None) -> Active:
+    """Return what a driver runs by its heartbeat; None: there is no driver."""
+    if alive is None:
+        return Active()
+    # A driver that prepares its work has not started yet; one of an older version writes no queued configurations.
+    return Active(alive.get("running", ()), alive.get("queued", ()), alive.get("started"))
+
+
+def watch(folder: SweepFolder, every: float = 2.0) -> None:
+    """Show a sweep's progress from its ledger until no driver works on it any more; then print its status.
+
+    Args:
+        folder: The sweep's folder.
+        every: Seconds between two readings.
+    """
+    spec, manifest = spec_of(folder), folder.manifest
+    with live.display("reading the ledger") as shown:
+        while (alive := folder.driver()) is not None:
+            now = time.time()
+            progress = progress_of(folder.name, spec, manifest, folder.ledger.read(), active_of(alive), now)
+            live.phase("" if progress.running else "the driver prepares its work")
+            if shown.drawn:
+                shown.body(functools.partial(_later_lines, progress, now))
+            else:
+                print("; ".join(line.strip() for line in progress_lines(progress, sys.maxsize)), flush=True)
+            # A large ledger takes seconds to read.
+            time.sleep(max(every if shown.drawn else 15 * every, 5 * (time.time() - now)))
+    print_status(status_of(folder))
+
+
+def _later_lines(progress: SweepProgress, read: float, width: int, height: int) -> list[str]:
+    return progress_lines(progress.later(time.time() - read), width, height)
 
 
 def count_states(history: History, driven: bool) -> dict[str, int]:
@@ -102,7 +145,7 @@ def summary(folder: SweepFolder, spec: SweepSpec, state: SweepState) -> dict[str
     ranked = [r.configuration.id for r in ranking(state.history())]
     ranked.sort(key=lambda config: config in margins and not margins[config].learned)  # stable: else by score
     order = {config: i for i, config in enumerate(ranked)}
-    driven = folder.driver() is not None
+    driven, options = folder.driver() is not None, searched(spec)
     rows = []
     for c in sorted(state.history(), key=lambda c: (order.get(c.id, len(order)), state.indices[c.id])):
         mean, std = score(c)
@@ -110,6 +153,7 @@ def summary(folder: SweepFolder, spec: SweepSpec, state: SweepState) -> dict[str
             {
                 "configuration": c.id,
                 "values": dict(c.values),
+                "name": searched_name(c.values, options),
                 "state": state_word(c.state, driven),
                 "cells": len(c.scores),
                 "score_mean": None if mean != mean else mean,
@@ -153,14 +197,14 @@ def print_table(facts: dict[str, Any], most: int = 20) -> None:
     for i, row in enumerate(facts["configurations"][:most], start=1):
         points = ["" if row[k] is None else f"{100 * row[k]:.2f}" for k in ("score_mean", "score_std")]
         state = ", ".join(filter(None, (row["state"], row["placement"], majority_note(row))))
-        rows.append((str(i), describe(row["values"]), *points, str(row["cells"]), state))
-    title = f"{facts['sweep']}: cross-validated mean over exits, in per cent"
+        rows.append((str(i), row["name"], *points, str(row["cells"]), state))
+    print(f"{facts['sweep']}: cross-validated mean over exits, in per cent")
     columns = ("#", "configuration", "score", "sd", "runs", "state")
-    Console().print(console.table(columns, rows, title=title, left=(1, 5)))
-    if len(rows) > most:
-        print(f"and {len(rows) - most} more; results.parquet in {facts['folder']} has all")
+    Console().print(console.table(columns, rows, left=(1, 5), whole=(0, 2, 3, 4), framed=False))
+    if len(facts["configurations"]) > most:
+        print(f"and {len(facts['configurations']) - most} more; results.parquet in {facts['folder']} has all")
     if facts["verdict"]:
-        print(facts["verdict"])
+        console.sentence(facts["verdict"])
 
 
 def print_views(views: dict[str, str], note: str = "") -> None:
@@ -182,25 +226,38 @@ def print_status(status: dict[str, Any]) -> None:
     remaining = "" if status["cells_left"] is None else f", {status['cells_left']} remaining"
     print(f"runs: {status['cells_done']} finished{remaining}; {status['fold_epochs']} fold-epochs")
     if status["hours_left"] is not None:
-        print(f"about {60 * status['hours_left']:.0f} minutes remaining")
-    for line in status["running"]:
-        print(f"running: {line}")
-    for line in status["queued"]:
-        print(f"queued: {line}")
+        print(f"about {live.duration(3600 * status['hours_left'])} remaining")
+    for one in (RunningConfiguration(**values) for values in status["runs"]):
+        console.sentence(f"{'queued' if one.queued else 'running'}: {running_line(one)}")
+    if status["best"]:
+        line = best_line(BestSoFar(**status["best"]))
+        console.sentence(line if status["state"] == "running" else line.replace("best so far", "best", 1))
 
 
 def print_list(statuses: list[dict[str, Any]]) -> None:
     """Print one line per sweep."""
     from rich.console import Console
 
+    if not statuses:
+        print("no sweeps")
+        return
+    sound = [_listed(status) for status in statuses if "error" not in status]
     columns = ("sweep", "task", "state", "completed", "runs", "remaining")
-    Console().print(console.table(columns, map(_listed, statuses), left=len(columns)))
+    widths = [max(map(len, column)) for column in zip(columns, *sound, strict=True)]
+    # A name is copied into the next command, so it is never wrapped: a long one stands on a line of its own.
+    room = max(len(columns[0]), min(widths[0], Console().width - sum(widths[1:]) - 2 * len(widths[1:])))
+    for name, *rest in (columns, *sound) if sound else ():
+        cells = "  ".join(cell.ljust(width) for cell, width in zip(rest, widths[1:], strict=True)).rstrip()
+        if len(name) > room:
+            print(name)
+        print(f"{name if len(name) <= room else '':<{room}}  {cells}")
+    for status in statuses:
+        if "error" in status:
+            console.sentence(f"{status['sweep']}: damaged: {status['error']}")
 
 
 def _listed(status: dict[str, Any]) -> tuple[str, ...]:
     """Return the row of one sweep in the list."""
-    if "error" in status:
-        return status["sweep"], "", f"damaged: {status['error']}", "", "", ""
     complete, remaining = status["configurations"]["complete"], status["cells_left"]
     counts = (complete, status["cells_done"], "" if remaining is None else remaining)
     return status["sweep"], status["task"], status["state"], *map(str, counts)

@@ -8,25 +8,26 @@ from collections.abc import Mapping
 
 from leebert.errors import LeebertError
 from leebert.tradeoff import SPEED_UP, Tradeoff, mean_curve
-from tune.analysis import figures
+from tune.analysis import charts, figures
 from tune.analysis.compare_html import draw_best
 from tune.analysis.compare_sweeps import OnSweep, at_speed_ups, compare_pool
-from tune.analysis.compare_text import findings, verdict_lines
+from tune.analysis.compare_text import findings
 from tune.analysis.html import HtmlPage
 from tune.analysis.importance import FORESTS, LEAST, TOGETHER, TOP_LEAST, importances
-from tune.analysis.labels import algorithm_label
+from tune.analysis.labels import algorithm_label, short_names
 from tune.analysis.learned import conclusion
 from tune.analysis.overview import count_states, majority_note, summary, without_unlearned
 from tune.analysis.stats import corrected_t
 from tune.analysis.sweeps import SweepPool
 from tune.analysis.tradeoff import RankingObjective, curves_or_none, pareto
 from tune.analysis.verdict import choose_sides
+from tune.analysis.verdict_html import add_verdict
 from tune.analysis.wording import span
 from tune.space import SweepSpec
 from tune.space.values import Range, Values
 from tune.store.curves import FEWEST, layers_needed, stored
 from tune.store.folder import SweepFolder
-from tune.store.history import CellKey, History, describe
+from tune.store.history import CellKey, History
 from tune.store.ledger import LedgerRecord, SweepState
 from tune.store.ranking import best, cells_of, completed, exit_scores, one_standard_error, score
 
@@ -35,39 +36,71 @@ Comparisons = dict[tuple[str, str], OnSweep | str]
 
 
 def sweep_page(folder: SweepFolder) -> HtmlPage:
-    """Make the page: verdict, search space, best configuration and front, learning curves, importance, comparisons, failures."""
+    """Make the page: verdict, best configuration and front, learning curves, importance, comparisons, failures, space."""
     pool = SweepPool.of(folder, epochs=True)
     spec, state = pool.spec, pool.state
     page = HtmlPage(f"Sweep {folder.name} on {spec.task_name}")
     if pool.unfinished:
         page.text(f"{pool.unfinished[0].upper()}{pool.unfinished[1:]}: the results are preliminary.")
     replayed: dict[CellKey, Tradeoff] = {}
-    compared: Comparisons = {}
-    if completed(state.history()):
-        replayed = curves_or_none(folder.path, _with_curves(state), folder.manifest["metric"])
-        compared = _comparisons(pool, replayed)
-        _verdict(page, compared)
-    page.heading("Search space")
-    page.table(_searched(folder, spec, state), numbers=False)
     if not completed(state.history()):
         page.text("No configuration has finished all its runs yet.")
     else:
+        replayed = curves_or_none(folder.path, _with_curves(state), folder.manifest["metric"])
+        comparisons = _comparisons(pool, replayed)
+        _verdicts(page, comparisons)
         _chosen(page, pool, replayed)
         _by_algorithm(page, pool)
         _importance(page, spec, state.history())
-        _compared(page, compared)
+        _compared(page, comparisons)
     page.heading("All configurations, best first")
     page.table(_configurations(folder, spec, state, replayed))
     page.text(f"layers: {FEWEST}.")
+    names = _names(state.history())
     failures = [
-        (describe(state.configs[config].values), r["reason"], _last_line(str(r["message"])))
+        (names[config], r["reason"], _last_line(str(r["message"])))
         for config, records in state.failures.items()
         for r in records
     ]
     if failures:
         page.heading("Failures")
         page.table([("configuration", "kind", "message"), *failures], numbers=False)
+    page.heading("Search space")
+    page.table(_searched(folder, spec, state), numbers=False)
     return page
+
+
+def _names(history: History) -> dict[str, str]:
+    """Name every configuration by what differs between them, by their ids."""
+    return dict(zip((c.id for c in history), short_names([c.values for c in history]), strict=True))
+
+
+def _comparisons(pool: SweepPool, replayed: Mapping[CellKey, Tradeoff]) -> Comparisons:
+    """Compare all pairs of methods, first the one of the verdict; that one at all its speed-ups, the others at one."""
+    algorithms = pool.spec.algorithms
+    if len(algorithms) < 2:
+        return {}
+    main = choose_sides([pool.sweeps[0].folder])
+    others = (pair for pair in itertools.combinations(algorithms, 2) if set(pair) != set(main))
+    compared: Comparisons = {}
+    for pair in (main, *others):
+        objectives = at_speed_ups() if pair == main else [RankingObjective.of(f"speed-up={SPEED_UP:g}")]
+        try:
+            compared[pair] = compare_pool(pool, *pair, objectives=objectives, replayed=replayed or None)
+        except LeebertError as error:
+            compared[pair] = str(error)
+    return compared
+
+
+def _verdicts(page: HtmlPage, comparisons: Comparisons) -> None:
+    """Add the verdict on the first two methods with its figures, and the sentences on all others."""
+    verdicts = [result.verdict for result in comparisons.values() if not isinstance(result, str)]
+    if not verdicts:
+        return
+    add_verdict(page, verdicts[0])
+    if len(verdicts) > 1:
+        page.heading("The other pairs of methods")
+        page.text(*(f"{verdict.sentence}." for verdict in verdicts[1:]))
 
 
 def _with_curves(state: SweepState) -> dict[CellKey, LedgerRecord]:
@@ -113,10 +146,10 @@ def _chosen(page: HtmlPage, pool: SweepPool, replayed: Mapping[CellKey, Tradeoff
     state = pool.state
     margins = pool.margins
     history = without_unlearned(state.history(), margins)
-    top = best(history)
+    top, names = best(history), _names(state.history())
     page.heading("Best")
     page.text(
-        f"{describe(top.values)}: {100 * score(top).mean:.2f} over {len(top.scores)} runs "
+        f"{names[top.id]}: {100 * score(top).mean:.2f} over {len(top.scores)} runs "
         "(cross-validated mean over exits, in per cent)."
     )
     if margins:
@@ -131,45 +164,49 @@ def _chosen(page: HtmlPage, pool: SweepPool, replayed: Mapping[CellKey, Tradeoff
     near = [r for r in one_standard_error(history) if r.configuration.id != top.id]
     page.text(f"{len(near)} other configuration(s) are within one standard error of it.")
     if near:
-        rest = ((describe(r.configuration.values), f"{100 * r.score.mean:.2f}") for r in near)
+        rest = ((names[r.configuration.id], f"{100 * r.score.mean:.2f}") for r in near)
         page.table([("configuration", "score"), *rest])
-    _front(page, history, replayed)
+    _front(page, history, replayed, names)
     page.heading("Learning curves")
     page.figure(
-        figures.learning(
-            [
-                (algorithm_label(a), figures.colour(a, i), mean, c.id == top.id)
-                for a, i, c, mean in figures.learning_curves(state)
-            ]
-        ),
-        "Mean over runs, one line per completed configuration, up to the end of its shortest run; the best is thick.",
+        (
+            charts.learning(
+                [
+                    (algorithm_label(a), figures.colour(a, i), names[c.id], mean, c.id == top.id)
+                    for a, i, c, mean in figures.learning_curves(state)
+                ]
+            ),
+            "Mean over runs, one line per completed configuration, up to the end of its shortest run; the best is thick.",
+        )
     )
 
 
-def _front(page: HtmlPage, history: History, replayed: Mapping[CellKey, Tradeoff]) -> None:
+def _front(page: HtmlPage, history: History, replayed: Mapping[CellKey, Tradeoff], names: Mapping[str, str]) -> None:
     finished = completed(history)
-    values = {c.id: c.values for c in finished}
     curves = []
     for position, c in enumerate(finished):
         curves_of_runs = [replayed[c.id, k.seed, k.fold] for k in c.cells if (c.id, k.seed, k.fold) in replayed]
         if curves_of_runs:
             layers, scores = mean_curve(curves_of_runs)
             name = str(c.values["algorithm"])
-            curves.append((algorithm_label(name), figures.colour(name, position), layers, 100 * scores))
+            tint = figures.colour(name, position)
+            curves.append((algorithm_label(name), tint, names[c.id], layers, 100 * scores))
     points = pareto(finished, replayed)
     if not points:
         return
     page.heading("Score against mean exit layer")
     page.figure(
-        figures.front(curves, [(p.layers, 100 * p.score) for p in points]),
-        "From the validation logits, under normalised entropy. On the Pareto front, no other configuration has a higher score "
-        "at the same mean exit layer.",
+        (
+            charts.front(curves, [(p.layers, 100 * p.score, names[p.configuration]) for p in points]),
+            "From the validation logits, under normalised entropy. On the Pareto front, no other configuration has a higher "
+            "score at the same mean exit layer.",
+        )
     )
     changes = [next(group) for _, group in itertools.groupby(points, key=lambda p: p.configuration)]
     page.table(
         [
             ("configuration on the Pareto front", "from mean exit layer", "score"),
-            *((describe(values[p.configuration]), f"{p.layers:.2f}", f"{100 * p.score:.2f}") for p in changes),
+            *((names[p.configuration], f"{p.layers:.2f}", f"{100 * p.score:.2f}") for p in changes),
         ]
     )
 
@@ -185,14 +222,16 @@ def _by_algorithm(page: HtmlPage, pool: SweepPool) -> None:
     if len(table) > 1:
         bands = {name: figures.band_of(exit_scores(side, cells_of(side))) for name, side in groups.items()}
         page.figure(
-            figures.bands({"": bands}, "exit layer", "validation score (%)", colours),
-            "Score of each exit at the best epoch, averaged over completed configurations: mean and range over runs.",
+            (
+                charts.bands(bands, "exit layer", "validation score (%)", colours),
+                "Score of each exit at the best epoch, averaged over completed configurations: mean and range over runs.",
+            )
         )
         page.table(table)
         page.text(
             "95 % CI over runs (corrected resampled t). A method's mean depends on the configurations that were tried."
         )
-    draw_best(page, pool, {name: best(side) for name, side in groups.items()}, colours, of="method")
+    draw_best(page, pool, {name: best(side) for name, side in groups.items()}, colours)
 
 
 def _exits(groups: Mapping[str, History], pool: SweepPool) -> list[tuple[str, ...]]:
@@ -215,55 +254,33 @@ def _importance(page: HtmlPage, spec: SweepSpec, history: History) -> None:
         page.text(f"Importance needs {LEAST} completed configurations of one method that differ in options and score.")
         return
     page.figure(
-        figures.shares(
-            {
-                f"{name if name == TOGETHER else algorithm_label(name)}, n = {of.configurations}": {
-                    option: dataclasses.astuple(share) for option, share in of.shares.items()
-                }
-                for name, of in by_method.items()
-            }
-        ),
-        f"n completed configurations, without pruned and failed ones. Functional ANOVA: share of the score's variance that "
+        *(
+            (
+                charts.shares(
+                    f"{name if name == TOGETHER else algorithm_label(name)}, n = {of.configurations}",
+                    {option: dataclasses.astuple(share) for option, share in of.shares.items()},
+                ),
+                "",
+            )
+            for name, of in by_method.items()
+        )
+    )
+    page.text(
+        "n completed configurations, without pruned and failed ones. Functional ANOVA: share of the score's variance that "
         f"the option alone explains (main effects only; mean and range over {FORESTS} forests). PED-ANOVA: the option's "
-        f"share in what distinguishes the best quarter (at least {TOP_LEAST}) from the others.",
+        f"share in what distinguishes the best quarter (at least {TOP_LEAST}) from the others."
     )
 
 
-def _comparisons(pool: SweepPool, replayed: Mapping[CellKey, Tradeoff]) -> Comparisons:
-    """Compare all pairs of methods, first the one of the verdict; that one at all its speed-ups, the others at one."""
-    algorithms = pool.spec.algorithms
-    if len(algorithms) < 2:
-        return {}
-    main = choose_sides([pool.sweeps[0].folder])
-    others = (pair for pair in itertools.combinations(algorithms, 2) if set(pair) != set(main))
-    compared: Comparisons = {}
-    for pair in (main, *others):
-        objectives = at_speed_ups() if pair == main else [RankingObjective.of(f"speed-up={SPEED_UP:g}")]
-        try:
-            compared[pair] = compare_pool(pool, *pair, objectives=objectives, replayed=replayed or None)
-        except LeebertError as error:
-            compared[pair] = str(error)
-    return compared
-
-
-def _verdict(page: HtmlPage, compared: Comparisons) -> None:
-    """Add the verdict on the first pair that could be compared."""
-    for result in compared.values():
-        if isinstance(result, OnSweep):
-            page.heading("Verdict")
-            page.text(*verdict_lines(result.verdict))
-            return
-
-
-def _compared(page: HtmlPage, compared: Comparisons) -> None:
+def _compared(page: HtmlPage, comparisons: Comparisons) -> None:
     """Add all pairs of methods: verdicts with their basis, each warning once, and the number of tests."""
     page.heading("Paired comparisons of methods")
-    if not compared:
+    if not comparisons:
         page.text("The sweep has one method.")
         return
     size = 0
     warnings: list[str] = []
-    for (a, b), result in compared.items():
+    for (a, b), result in comparisons.items():
         if isinstance(result, str):
             page.text(f"{algorithm_label(a)} and {algorithm_label(b)}: {result}")
             continue
@@ -296,6 +313,7 @@ def _configurations(
     folder: SweepFolder, spec: SweepSpec, state: SweepState, replayed: Mapping[CellKey, Tradeoff]
 ) -> list[tuple[object, ...]]:
     table: list[tuple[object, ...]] = [("configuration", "score", "sd", "layers", "runs", "state")]
+    names = _names(state.history())
     for row in summary(folder, spec, state)["configurations"]:
         points = ["" if row[k] is None else f"{100 * row[k]:.2f}" for k in ("score_mean", "score_std")]
         status = ", ".join(filter(None, (row["state"], majority_note(row))))
@@ -304,7 +322,7 @@ def _configurations(
             status += f" at epoch {r['epoch'] + 1} of seed {r['seed']} fold {r['fold']}"
         table.append(
             (
-                describe(row["values"]),
+                names[row["configuration"]],
                 *points,
                 _layers(state, row["configuration"], replayed),
                 row["cells"],

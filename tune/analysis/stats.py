@@ -1,14 +1,15 @@
 """Statistics of paired differences, one number per run (one seed, one fold): pure functions of the differences.
 
 Runs share training data, so the ordinary paired t-test and the sign-flip test are optimistic: both assume independent
-differences. Decide by :func:`corrected_t`.
+differences. Decide by :func:`random_effects` (docs/decisions/estimator.md).
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from scipy import special
@@ -31,6 +32,8 @@ class Interval:
         p: The two-sided p-value; NaN likewise.
         cells: The number of runs (or tasks) that the mean is over.
         confidence: The confidence level, between 0 and 1.
+        std: The standard deviation of the runs' differences (ddof = 1); NaN for one run, or if not computed.
+        folds: The number of folds of these runs; 0 if they are not those of a cross-validation.
     """
 
     mean: float
@@ -39,6 +42,8 @@ class Interval:
     p: float
     cells: int
     confidence: float = 0.95
+    std: float = math.nan
+    folds: int = 0
 
     @property
     def defined(self) -> bool:
@@ -47,8 +52,8 @@ class Interval:
 
     @property
     def useful(self) -> bool:
-        """Whether there is an interval of enough runs (:data:`USEFUL`) to be shown."""
-        return self.defined and self.cells >= USEFUL
+        """Whether there is an interval of enough runs (:data:`USEFUL`) and folds (3, or a single split) to be shown."""
+        return self.defined and self.cells >= USEFUL and self.folds != 2
 
     def missing(self, unit: str = "run") -> str:
         """Return why no interval is shown; empty if one is.
@@ -60,21 +65,14 @@ class Interval:
             return (
                 f"{self.cells} {unit}{'s are' if self.cells > 1 else ' is'} too few for an interval (at least {USEFUL})"
             )
+        if self.folds == 2:
+            return "2 folds are too few for an interval (at least 3)"
         return "" if self.defined else f"every {unit} shows the same difference, so there is no interval"
 
-    def significant(self, p_folds: float | None = None) -> bool | None:
-        """Return whether the difference is significant over runs and, if folds have several seeds, over folds too.
-
-        Args:
-            p_folds: The p-value over folds, with seeds averaged; None if no fold has two seeds.
-
-        Returns:
-            The answer; None if no interval is shown, as nothing can be said.
-        """
-        if not self.useful:
-            return None
-        alpha = 1 - self.confidence
-        return self.p < alpha and (p_folds is None or p_folds < alpha)
+    @property
+    def significant(self) -> bool | None:
+        """Whether the difference is significant; None if no interval is shown, as nothing can be said."""
+        return self.p < 1 - self.confidence if self.useful else None
 
 
 def corrected_t(diffs: Sequence[float], test_train_ratio: float, confidence: float = 0.95) -> Interval:
@@ -104,7 +102,77 @@ def corrected_t(diffs: Sequence[float], test_train_ratio: float, confidence: flo
     error = math.sqrt(1 / cells + test_train_ratio) * float(d.std(ddof=1))
     half = float(special.stdtrit(cells - 1, (1 + confidence) / 2)) * error
     p = 2 * float(special.stdtr(cells - 1, -abs(mean) / error))
-    return Interval(mean, mean - half, mean + half, p, cells, confidence)
+    return Interval(mean, mean - half, mean + half, p, cells, confidence, float(d.std(ddof=1)))
+
+
+def random_effects(
+    diffs: Mapping[tuple[int, int], float], test_train_ratio: float, confidence: float = 0.95, sampling: float = 0.0
+) -> Interval:
+    """Compute the interval of a cross-validated difference, with random effects of samples and of training sets.
+
+    A fold's mean difference over seeds, d_k, varies by the choice of validation samples, with the variance v that is known
+    from the single samples, and by everything else (training sets, seeds), with an unknown variance τ². Validation samples
+    of different folds are independent; training sets overlap, so that τ² gets the correction of :func:`corrected_t`:
+    Var(d̄) = v/K + τ²·(1/K + n_test/n_train). The unknown τ² is integrated out: (K - 1)·s²/(v + τ²) is χ² with K - 1 degrees
+    of freedom, s² the variance of the d_k (Weerahandi, "Generalized confidence intervals", JASA 88 (1993)). With v = 0 this
+    is :func:`corrected_t` over the folds' means. Of the estimators that keep their level with effects of training sets of
+    any size it has the most power (docs/decisions/estimator.md).
+
+    Args:
+        diffs: (seed, fold) → difference of this run, a fraction.
+        test_train_ratio: Validation samples per training sample of a run.
+        confidence: The level of the interval, between 0 and 1.
+        sampling: v, the mean over folds of the sampling variance of a fold's mean difference; 0 if unknown.
+
+    Returns:
+        The interval; with a single fold, that of :func:`corrected_t` over its seeds.
+
+    Raises:
+        ValueError: As :func:`corrected_t`.
+    """
+    by_fold: dict[int, list[float]] = {}
+    for (_, fold), diff in diffs.items():
+        by_fold.setdefault(fold, []).append(diff)
+    k, runs = len(by_fold), list(diffs.values())
+    every = corrected_t(runs, test_train_ratio, confidence)
+    if k < 2:
+        return every
+    means = [math.fsum(of_fold) / len(of_fold) for of_fold in by_fold.values()]
+    plain = corrected_t(means, test_train_ratio, confidence)
+    if not plain.defined or sampling <= 0:
+        return dataclasses.replace(
+            plain, mean=every.mean, low=plain.low - plain.mean + every.mean, high=plain.high - plain.mean + every.mean,
+            cells=len(runs), std=every.std, folds=k,
+        )  # fmt: skip
+    between = float(np.var(means, ddof=1))
+    quantiles, weights = _chi_squared(k - 1)
+    training = np.maximum(0.0, (k - 1) * between / quantiles - sampling)
+    errors = np.sqrt(sampling / k + training * (1 / k + test_train_ratio))
+    half = _half_width(errors, weights, 1 - confidence)
+    p = _two_sided(abs(every.mean), errors, weights)
+    return Interval(every.mean, every.mean - half, every.mean + half, p, len(runs), confidence, every.std, k)
+
+
+@functools.cache
+def _chi_squared(df: int, nodes: int = 400) -> tuple[np.ndarray, np.ndarray]:
+    """Return quantiles of χ² with their weights, denser where a small value gives a wide interval; (nodes,) each."""
+    steps = (np.arange(nodes) + 0.5) / nodes
+    weights = 4 * steps**3
+    return 2 * special.gammaincinv(df / 2, steps**4), weights / weights.sum()
+
+
+def _two_sided(distance: float, errors: np.ndarray, weights: np.ndarray) -> float:
+    """Return P(|X| > distance) of a mixture of normals around 0 with these standard errors."""
+    return float(weights @ (2 * special.ndtr(-distance / errors)))
+
+
+def _half_width(errors: np.ndarray, weights: np.ndarray, alpha: float) -> float:
+    """Return the distance with :func:`_two_sided` equal to alpha, by bisection."""
+    low, high = 0.0, 40 * float(errors.max())
+    for _ in range(45):
+        middle = (low + high) / 2
+        low, high = (middle, high) if _two_sided(middle, errors, weights) > alpha else (low, middle)
+    return high
 
 
 def fold_ratio(folds: int) -> float:
@@ -165,28 +233,35 @@ def holm(p_values: Sequence[float]) -> tuple[float, ...]:
 def holm_intervals(
     samples: Sequence[Sequence[float]], test_train_ratio: float, confidence: float = 0.95
 ) -> tuple[Interval, ...]:
-    """Compute one corrected t per sample (an exit), with **Holm-adjusted p** and **Bonferroni simultaneous intervals**.
-
-    Each of the m intervals has level 1 - (1 - confidence)/m, so all hold together with at least `confidence` (if each
-    does). Intervals at Holm's step-down levels do not guarantee this, hence Bonferroni's. Holm's test has more power, and
-    may reject where the interval still contains 0.
+    """Compute one :func:`corrected_t` per sample as :func:`simultaneous` intervals.
 
     Args:
         samples: (m, J) differences.
         test_train_ratio: See :func:`corrected_t`.
         confidence: The simultaneous confidence of the m intervals.
     """
-    if not samples:
-        return ()
-    level = 1 - (1 - confidence) / len(samples)
-    singles = [corrected_t(sample, test_train_ratio, level) for sample in samples]
+    level = 1 - (1 - confidence) / max(1, len(samples))
+    return simultaneous([corrected_t(sample, test_train_ratio, level) for sample in samples], confidence)
+
+
+def simultaneous(singles: Sequence[Interval], confidence: float) -> tuple[Interval, ...]:
+    """Turn intervals into simultaneous ones (Bonferroni), with **Holm-adjusted p**.
+
+    Each of the m intervals is to have level 1 - (1 - confidence)/m, so all hold together with at least `confidence` (if each
+    does). Intervals at Holm's step-down levels do not guarantee this, hence Bonferroni's. Holm's test has more power, and
+    may reject where the interval still contains 0.
+
+    Args:
+        singles: The m intervals at the level 1 - (1 - confidence)/m.
+        confidence: The simultaneous confidence.
+    """
     adjusted = holm([single.p for single in singles])
     return tuple(dataclasses.replace(s, p=p, confidence=confidence) for s, p in zip(singles, adjusted, strict=True))
 
 
 @dataclasses.dataclass(frozen=True)
 class Judge:
-    """The settings of a comparison, and its three tests under them.
+    """The settings of a comparison, and its tests under them.
 
     Attributes:
         test_train_ratio: Validation samples of a fold / its training samples.
@@ -200,13 +275,19 @@ class Judge:
     seed: int = 0
     permutations: int = 10_000
 
-    def interval(self, diffs: Sequence[float]) -> Interval:
-        """:func:`corrected_t` of these differences."""
-        return corrected_t(diffs, self.test_train_ratio, self.confidence)
+    def interval(self, diffs: Mapping[tuple[int, int], float], sampling: float = 0.0) -> Interval:
+        """:func:`random_effects` of these differences."""
+        return random_effects(diffs, self.test_train_ratio, self.confidence, sampling)
 
-    def intervals(self, samples: Sequence[Sequence[float]]) -> tuple[Interval, ...]:
-        """:func:`holm_intervals` of these samples."""
-        return holm_intervals(samples, self.test_train_ratio, self.confidence)
+    def intervals(
+        self, samples: Sequence[Mapping[tuple[int, int], float]], sampling: Sequence[float]
+    ) -> tuple[Interval, ...]:
+        """:func:`simultaneous` intervals of several differences of the same runs."""
+        level = 1 - (1 - self.confidence) / max(1, len(samples))
+        singles = [
+            random_effects(diffs, self.test_train_ratio, level, v) for diffs, v in zip(samples, sampling, strict=True)
+        ]
+        return simultaneous(singles, self.confidence)
 
     def sign_flip(self, diffs: Sequence[float]) -> float:
         """:func:`sign_flip` of these differences; optimistic."""

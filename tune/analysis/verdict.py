@@ -7,7 +7,7 @@ without torch. Scores and differences are fractions.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -15,8 +15,8 @@ import numpy as np
 from leebert.errors import ConfigError
 from leebert.tradeoff import Tradeoff, common_layers
 from tune.analysis.compare import Comparison, PairedComparison, jsonable, matches
-from tune.analysis.power import DIFFERENCE, Power, power_of
-from tune.analysis.stats import Interval, corrected_t
+from tune.analysis.power import DIFFERENCE, Plan, Power, power_of
+from tune.analysis.stats import Interval, corrected_t, random_effects
 from tune.analysis.still_weights import OmegaMoves, omega_moves
 from tune.analysis.sweeps import SweepPool
 from tune.analysis.tradeoff import RankingObjective
@@ -50,7 +50,7 @@ class Effect:
         low: The lower end of its interval; None if none is shown.
         high: The upper end.
         p: The two-sided p-value; None without an interval.
-        p_folds: The p-value over folds, with seeds averaged; None if no fold has two seeds.
+        p_folds: The p of the corrected t over folds' means, which ignores single samples; None if no fold has two seeds.
         runs: The number of runs.
         confidence: The confidence level; of exits it is that of all their intervals together.
         significant: Whether the difference is significant; None if nothing can be said.
@@ -77,7 +77,7 @@ class Effect:
             key: Its key.
             name: Its name in words.
             interval: The difference with its interval.
-            p_folds: The p-value over folds, with seeds averaged; None if no fold has two seeds.
+            p_folds: The p of the corrected t over folds' means.
         """
         shown = interval.useful
         return cls(
@@ -90,7 +90,7 @@ class Effect:
             p_folds=p_folds if shown else None,
             runs=interval.cells,
             confidence=interval.confidence,
-            significant=interval.significant(p_folds),
+            significant=interval.significant,
             missing=interval.missing(),
         )
 
@@ -243,7 +243,7 @@ class Verdict:
         """The verdict in a sentence."""
         interval = self.main.interval
         assert interval is not None
-        return verdict(self.a.name, self.b.name, interval, self.main.p_folds, power=self.power)
+        return verdict(self.a.name, self.b.name, interval, power=self.power)
 
     def as_dict(self) -> dict[str, Any]:
         """Return it JSON-ready, with its sentence; see :meth:`from_dict`."""
@@ -262,7 +262,9 @@ class Verdict:
             name: ScoreCurve(**{**curve, **{key: tuple(curve[key]) for key in COLUMNS}})
             for name, curve in plain["curves"].items()
         }
-        values["power"] = plain["power"] and Power(**plain["power"])
+        values["power"] = plain["power"] and Power(
+            **{**plain["power"], "plans": tuple(Plan(*plan) for plan in plain["power"]["plans"])}
+        )
         values["warnings"] = tuple(plain["warnings"])
         return cls(**values)
 
@@ -396,13 +398,25 @@ def _curves(
     # (2, runs, pairs, T): a run's score is its mean over the pairs.
     scores = np.array([[np.interp(layers, *curve.drawn()) for curve in side] for side in pairs])
     by_run = scores.reshape(2, len(cells), len(line.paired), len(layers)).mean(axis=2)
-    named = {"a": by_run[0], "b": by_run[1], "difference": by_run[0] - by_run[1]}
-    return {name: _banded(rows, layers, depth, test_train_ratio) for name, rows in named.items()}, ""
+
+    def alone(column: list[float]) -> Interval:
+        return corrected_t(column, test_train_ratio)
+
+    def paired(column: list[float]) -> Interval:
+        return random_effects(dict(zip(cells, column, strict=True)), test_train_ratio)
+
+    return {
+        "a": _banded(by_run[0], layers, depth, alone),
+        "b": _banded(by_run[1], layers, depth, alone),
+        "difference": _banded(by_run[0] - by_run[1], layers, depth, paired),
+    }, ""
 
 
-def _banded(rows: np.ndarray, layers: np.ndarray, depth: int, test_train_ratio: float) -> ScoreCurve:
-    """Return the mean of (runs, T) scores with its band."""
-    intervals = [corrected_t(column.tolist(), test_train_ratio) for column in rows.round(12).T]
+def _banded(
+    rows: np.ndarray, layers: np.ndarray, depth: int, interval: Callable[[list[float]], Interval]
+) -> ScoreCurve:
+    """Return the mean of (runs, T) scores with its band, from the interval of each column."""
+    intervals = [interval(column.tolist()) for column in rows.round(12).T]
     wide = any(interval.useful for interval in intervals)
     if wide:  # where all runs agree, the band has no width
         low = [i.low if i.useful else i.mean for i in intervals]

@@ -32,7 +32,7 @@ def points(fraction: float, sign: str = "+") -> str:
 
 def span(interval: Interval, least: int = USEFUL) -> str:
     """Return the ends of an interval, x100; `-` without one, or with fewer runs than `least`."""
-    shown = interval.defined and interval.cells >= least
+    shown = interval.useful if least == USEFUL else interval.defined and interval.cells >= least
     return f"{points(interval.low, '')} to {points(interval.high, '')}" if shown else "-"
 
 
@@ -50,7 +50,6 @@ def verdict(
     a: str,
     b: str,
     interval: Interval,
-    p_folds: float | None = None,
     *,
     quantity: str = QUANTITY,
     unit: str = "run",
@@ -62,8 +61,6 @@ def verdict(
         a: A's name.
         b: B's name.
         interval: The difference A minus B, as a fraction, with its confidence interval.
-        p_folds: The p-value over folds, with seeds averaged; None if no fold has two seeds. A difference is only
-            significant if it is so over runs and over folds.
         quantity: What the difference is of.
         unit: What the differences are of, `run` or `task`.
         power: What the comparison can detect. With it, a difference that is not significant is followed by the number of
@@ -71,38 +68,55 @@ def verdict(
     """
     each = " each" if unit == "run" else ""
     counted = f"{interval.cells} {unit}{'s' if interval.cells != 1 else ''}{each}"
-    significant = interval.significant(p_folds)
-    if significant is None:
+    if interval.significant is None:
         few = interval.cells < USEFUL
         reason = f": too few for an interval (at least {USEFUL})" if few else f"; {interval.missing(unit)}"
         return f"{a} and {b}: {points(interval.mean)} points in {quantity}, {counted}{reason}"
-    if significant and interval.mean < 0:
+    if interval.significant and interval.mean < 0:
         flipped = dataclasses.replace(interval, mean=-interval.mean, low=-interval.high, high=-interval.low)
-        return verdict(b, a, flipped, p_folds, quantity=quantity, unit=unit, power=power)
+        return verdict(b, a, flipped, quantity=quantity, unit=unit, power=power)
     numbers = f"{points(interval.mean)} points, {level(interval.confidence)} {span(interval)}, {counted}"
-    if significant:
+    if interval.significant:
         return f"{a} is better than {b} in {quantity}: {numbers}"
     sentence = f"{a} and {b}: no significant difference in {quantity}: {numbers}"
-    alpha = 1 - interval.confidence
-    if p_folds is not None and (interval.p < alpha) != (p_folds < alpha):
-        over = f"p {p_value(interval.p)} over {unit}s, but {p_value(p_folds)} over folds, with seeds averaged"
-        return f"{sentence}; {over}: they disagree"
-    return f"{sentence}; {needed(power, unit)}" if power else sentence
+    return f"{sentence}; {needed(power)}" if power else sentence
 
 
-def needed(power: Power, unit: str = "run") -> str:
+def needed(power: Power) -> str:
     """Say how many runs would detect a difference.
 
     Args:
         power: What a comparison can detect.
-        unit: What it counts, in the singular.
 
     Returns:
         One clause, without a full stop.
     """
     goal = f"detect {100 * power.difference:.3g}"
-    if power.needed is None:
-        return f"no number of {unit}s up to {MANY} on these folds would be enough to {goal}"
-    if power.needed <= power.runs:
-        return f"these {unit}s are enough to {goal}"
-    return f"about {power.needed} {unit}s would be needed to {goal}"
+    if power.enough:
+        return f"these runs are enough to {goal}"
+    if (plan := power.best) is None:
+        return f"no number of runs up to {MANY} on at most {max(plan.folds for plan in power.plans)} folds would {goal}"
+    by = f" ({plan.folds} folds × {plan.seeds} seed{'s' if plan.seeds != 1 else ''})" if plan.folds > 1 else ""
+    return f"about {plan.runs} runs{by} would be needed to {goal}"
+
+
+def power_lines(power: Power) -> list[str]:
+    """Return what a comparison can detect, and the folds × seeds that a difference needs.
+
+    Args:
+        power: What it can detect.
+    """
+    share = f"with {100 * power.power:g} % power"
+    spread = f"the differences of single runs have a standard deviation of {100 * power.std:.2f} points"
+    lines = [f"to detect {100 * power.difference:.3g} points {share}, if {spread}:"]
+    for plan in power.plans:
+        folds = f"{plan.folds} folds" if plan.folds > 1 else "one split"
+        seeds = f"{plan.seeds} seed{'s' if plan.seeds != 1 else ''} ({plan.runs} runs)"
+        lines.append(f"  {folds} × {seeds}" if plan.seeds else f"  {folds}: not at any number of seeds")
+    if power.detectable is not None:
+        lines.append(f"{power.runs} runs detect {100 * power.detectable:.2f} points {share}")
+    here = f"{power.folds} folds" if power.folds > 1 else "one split"
+    lines.append(
+        f"on {here} no number of seeds detects less than {100 * power.floor:.2f} points: the runs share training data"
+    )
+    return lines

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import fcntl
+import functools
 import json
 import logging
 import os
@@ -18,8 +19,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from leebert import live
 from leebert.card import CardFacts, write_card
 from leebert.config import Subset
+from leebert.console import next_step, sentence
 from leebert.errors import ConfigError, DataError, DivergedError, SweepError
 from leebert.evaluate import RecordedLogits
 from leebert.exits import named
@@ -41,6 +44,7 @@ from tune.analysis.learned import ADVICE, ConfigurationMargin, of_cells, of_logi
 from tune.analysis.stats import fold_ratio
 from tune.models.best_file import BestFile, CellLogits, pooled
 from tune.models.shipping import backbone_name
+from tune.tracking.server import is_server
 
 log = logging.getLogger(__name__)
 
@@ -277,7 +281,13 @@ def _trained(ready: PreparedRefit) -> dict[int, Any]:
         if not (folder / "training.json").is_file():  # written last
             log.info(f"seed {seed}: {best.config.theta_updates} updates on {ready.trained_on}")
             try:
-                train_model(_run(best, seed, ready.own), folder, device=plan.device, report=_progress(seed))
+                train_model(
+                    _run(best, seed, ready.own),
+                    folder,
+                    device=plan.device,
+                    report=_progress(seed),
+                    **live.updates(f"seed {seed}"),
+                )
             except DivergedError as error:
                 if seed == plan.seeds[0]:
                     raise DataError(
@@ -401,30 +411,35 @@ def print_refit(outcome: dict[str, Any], out: Path) -> None:
     """
     for seed, splits in outcome["evaluations"].items():
         for split, e in splits.items():
-            print(
+            sentence(
                 f"seed {seed} on {split}: mean over exits {100 * e['mean_over_exits']:.2f}, all layers "
                 f"{100 * e['exits']['score'][-1]:.2f}"
             )
     _print_points(outcome)
     _print_misses(outcome)
     own = outcome["chosen"][outcome["criterion"]]
-    print(f"exit criterion of the models: {named(own['criterion'], own['patience'])}, threshold {own['threshold']:.6g}")
+    sentence(
+        f"exit criterion of the models: {named(own['criterion'], own['patience'])}, threshold {own['threshold']:.6g}"
+    )
     for seed in outcome["diverged"]:
-        print(f"seed {seed} diverged and is skipped")
+        sentence(f"seed {seed} diverged and is skipped")
     for line in outcome["differs"]:
-        print(f"differs from the sweep that produced this file: {line}")
-    print(outcome["picked"])
+        sentence(f"differs from the sweep that produced this file: {line}")
+    sentence(outcome["picked"])
     address = f"models:/{outcome['mlflow']['name']}@{outcome['mlflow']['alias']}"
-    print(f"{out}: {address}, version {outcome['mlflow']['version']}; serve it by:")
+    print(f"{out}: {address}, version {outcome['mlflow']['version']}; serve it by the next command")
+    if is_server(outcome["mlflow"]["tracking_uri"]):
+        version = f"{outcome['mlflow']['name']}/versions/{outcome['mlflow']['version']}?workflowType=machine_learning"
+        print(f"MLflow: {outcome['mlflow']['tracking_uri'].rstrip('/')}/#/models/{version}")
     server = f"MLFLOW_TRACKING_URI={shlex.quote(outcome['mlflow']['tracking_uri'])}"
-    print(f"  {server} mlflow models serve --env-manager local --model-uri '{address}'")
+    next_step(f"{server} mlflow models serve --env-manager local --model-uri '{address}'")
 
 
 def _print_points(outcome: Mapping[str, Any]) -> None:
     """Print the registered model's score against the majority class, and its operating point of each criterion."""
     for split, e in outcome["evaluations"][str(outcome["registered_seed"])].items():
         if e.get("majority"):
-            print(f"on {split}: {in_words(AgainstMajority.of(e['majority']), advice=ADVICE)}")
+            sentence(f"on {split}: {in_words(AgainstMajority.of(e['majority']), advice=ADVICE)}")
         if not claims_speed_up(e):
             continue
         clock = {t["criterion"]: t for t in e.get("wall_clock", ())}
@@ -435,7 +450,7 @@ def _print_points(outcome: Mapping[str, Any]) -> None:
                 if time
                 else ""
             )
-            print(
+            sentence(
                 f"{named(p['criterion'], p['patience'])} {p['threshold']:.6g}: {_aim_in_words(chosen)}; layer speed-up "
                 f"{chosen['reached']:.2f} in validation, on {split} "
                 f"{p['speed_up']:.2f} ({p['speed_up'] / chosen['asked'] - 1:+.0%}){in_time}; score {100 * p['measures']['score']:.2f} "
@@ -453,7 +468,7 @@ def _print_misses(outcome: Mapping[str, Any]) -> None:
         )
     for m in outcome["overspent"]:
         if m["criterion"] == outcome["criterion"]:
-            print(
+            sentence(
                 f"warning: seed {m['seed']}: the score drops by {points(m['loss'])} under {m['criterion']} on {m['split']}; the target was "
                 f"at most {points(m['max_loss'])} on validation samples; for a smaller drop, choose a smaller --max-loss"
             )
@@ -533,6 +548,7 @@ def _evaluated(folder: Path, best: BestFile, plan: RefitPlan, chosen: list[Chose
     task = get_task(best.config.task)
     if not task.eval_splits:
         log.info(f"task {task.name} declares no development split: the models are not evaluated")
+    live.phase(f"{folder.name}: loading the model")
     model, tokenizer = load_text_model(folder)
     runtime = Runtime.of(model.config.precision, plan.device)
     model.to(runtime.device)
@@ -541,8 +557,9 @@ def _evaluated(folder: Path, best: BestFile, plan: RefitPlan, chosen: list[Chose
     for split in task.eval_splits:
         examples = read_split(task, split, best.config.data.dir)
         splits[split] = evaluate_split(
-            model, tokenizer, examples, task.metric, runtime, exits=exits, timed_rows=plan.timed_rows
-        )
+            model, tokenizer, examples, task.metric, runtime, exits=exits, timed_rows=plan.timed_rows,
+            progress=functools.partial(live.track, what=f"{folder.name} on {split}"),
+        )  # fmt: skip
         ratios = ", ".join(f"{p['criterion']} {p['speed_up']:.2f}" for p in splits[split]["chosen"])
         speed = f"; layer speed-up {ratios}" if claims_speed_up(splits[split]) else ""
         log.info(f"{folder.name} on {split}: mean over exits {100 * splits[split]['mean_over_exits']:.2f}{speed}")

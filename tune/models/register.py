@@ -23,12 +23,14 @@ from leebert.exits import CRITERIA
 from leebert.files import write_atomically
 from leebert.outside import origin_of
 from leebert.plugins import VARIABLE
+from leebert.provenance import git_commit
 from leebert.serving import PARAMETERS, PREDICTION, text_columns, text_names
 from leebert.yaml import dump_yaml, load_yaml
 from tune.analysis import labels
 from tune.models.best_file import BestFile, content_digest
 from tune.models.shipping import shipped, without_places
 from tune.tracking import names
+from tune.tracking.runs import datasets, source_tags
 from tune.tracking.server import (
     advice,
     ensure_experiment,
@@ -46,6 +48,9 @@ REQUIREMENTS = ("mlflow", "torch", "transformers", "tokenizers", "safetensors", 
 
 #: The file that records the runs, model and version that a refit has created, so that resuming creates none twice.
 LOGGED = ".mlflow.json"
+
+#: MLflow's limit of the description of a registered version, in characters.
+MAX_DESCRIPTION = 5000
 
 #: Metric values per request: MLflow's SQL store fails when more than some hundred repeated values of a model arrive at once.
 POINTS = 100
@@ -211,6 +216,7 @@ class _Logging:
         with mlflow.start_run(run_id=self._run(seed)) as run:
             run_id = run.info.run_id
             _set_tags(lambda key, value: self.client.set_tag(run_id, key, value), _tags(self.best, outcome, seed))
+            self.store.log_inputs(run_id, self._datasets())
             if first and "model_id" not in self.logged:
                 self._record(model_id=_log_model(self.best, folder, outcome))
             splits = outcome["evaluations"][str(seed)]
@@ -236,6 +242,12 @@ class _Logging:
         if held_out := self.best.found.get("held_out"):
             mlflow.log_artifact(str(path.with_name(held_out["file"])), "best")
         mlflow.log_dict({**self.outcome, "best": path.name}, "refit.json")
+
+    def _datasets(self) -> list[Any]:
+        """Return the training split as an input of a run."""
+        best = self.best
+        facts = {"name": best.task_name, "digest": best.found["data_fingerprint"], "source": best.task_name}
+        return datasets({**facts, "rows": best.found.get("rows", 0)})
 
     def _run(self, seed: int) -> str:
         """Return the id of the seed's run: the one begun earlier if MLflow still has it, else a new one."""
@@ -300,13 +312,54 @@ class _Logging:
                 "config": str(self.outcome["configuration"]),
                 "seed": str(self.outcome["registered_seed"]),
                 **_origin(self.outcome),
+                **_figures_of_version(self.outcome),
             },
         )
-        client.update_model_version(name, version.version, description=self.outcome["picked"])
+        run_id = self.logged["runs"][str(self.outcome["registered_seed"])]
+        text = (self.out / f"seed-{self.outcome['registered_seed']}" / "README.md").read_text(encoding="utf-8")
+        description = version_description(text, run_id, self.experiment_id, self.outcome["picked"])
+        client.update_model_version(name, version.version, description=description)
         client.set_registered_model_alias(name, alias, version.version)
         if before not in (None, version.version):
             log.info(f"{self.to.address} moves from version {before}, which is kept, to version {version.version}")
         return int(version.version)
+
+
+def version_description(card: str, run_id: str, experiment_id: str, picked: str) -> str:
+    """Return the description of a registered version: its charts, its card, and a link to its run.
+
+    Args:
+        card: The model's card, Markdown with a YAML front matter.
+        run_id: Id of the run that logged the model.
+        experiment_id: Id of that run's experiment.
+        picked: How the model was chosen among those of other seeds, a sentence.
+
+    Returns:
+        Markdown within MLflow's limit; of a longer card the last sections are left out.
+    """
+    link = f"[run](#/experiments/{experiment_id}/runs/{run_id}?workflowType=machine_learning)"
+    head = f"{picked}\n\n![Score against mean exit layer](get-artifact?path=exit_curve.png&run_uuid={run_id})"
+    body = re.sub(r"\A---\n.*?\n---\n", "", card, flags=re.DOTALL).strip()
+    sections = [body] if not body else re.split(r"\n\n(?=## )", body)
+    # What a reader of a registry asks for first.
+    sections.sort(key=lambda section: 2 if section.startswith("## Use") else 1)
+    foot = f"The model's card is `README.md` among the files of its {link}."
+    while sections and len("\n\n".join([head, *sections, foot])) > MAX_DESCRIPTION:
+        sections.pop()
+    return "\n\n".join([head, *sections, foot])
+
+
+def _figures_of_version(outcome: Mapping[str, Any]) -> dict[str, str]:
+    """Return the registered model's scores beside the majority class, and its layer speed-ups, as tags."""
+    tags = {}
+    for split, evaluation in outcome["evaluations"][str(outcome["registered_seed"])].items():
+        tags[f"{split}: score"] = f"{100 * evaluation['mean_over_exits']:.2f} %"
+        if evaluation.get("majority"):
+            tags[f"{split}: majority class"] = f"{100 * evaluation['majority']['score']:.2f} %"
+        for point in evaluation["chosen"]:
+            if point["criterion"] == outcome["criterion"]:
+                tags[f"{split}: layer speed-up"] = f"{point['speed_up']:.2f}"
+    return tags
 
 
 def _set_tags(set_tag: Callable[[str, str], Any], tags: Mapping[str, str]) -> None:
@@ -409,6 +462,7 @@ def _tags(best: BestFile, outcome: Mapping[str, Any], seed: int) -> dict[str, st
         "config": str(best.found["configuration"]),
         "seed": str(seed),
         **_origin(outcome),
+        **source_tags({"name": "leebert-tune refit", "commit": git_commit()}),
         "mlflow.runColor": labels.algorithm_colour(algorithm) or "#8c8c8c",
     }
 
@@ -450,6 +504,8 @@ def _metrics(splits: Mapping[str, Any], model_id: str | None, at_ms: int) -> lis
         on = f"on_{split}"
         points += [(f"{on}/score", score, layer) for layer, score in enumerate(evaluation["exits"]["score"], start=1)]
         points.append((f"{on}/score_mean", evaluation["mean_over_exits"], 0))
+        if evaluation.get("majority"):
+            points.append((f"{on}/majority", evaluation["majority"]["score"], 0))
         for criterion, curve in evaluation["curves"].items():
             for step, point in enumerate(curve, start=1):
                 points.append((f"{on}/{criterion}_layers", point["layers"], step))
@@ -485,8 +541,10 @@ def _tracking(uri: str) -> Iterator[None]:
 
     address, credentials = without_credentials(uri)
     # MLflow passes the address to child processes by the environment, and would not restore the variable.
-    before = {key: os.environ.get(key) for key in ("MLFLOW_TRACKING_URI", *credentials)}
-    os.environ.update(credentials)
+    # The links that MLflow prints lead to its page for language-model applications; the refit prints its own.
+    quiet = {"MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true"}
+    before = {key: os.environ.get(key) for key in ("MLFLOW_TRACKING_URI", *credentials, *quiet)}
+    os.environ.update(credentials | quiet)
     try:
         with _use_tracking_uri(address), warnings.catch_warnings(), contextlib.redirect_stdout(sys.stderr):
             warnings.simplefilter("ignore")  # MLflow warns of its own type hints and deprecations

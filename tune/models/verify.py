@@ -17,8 +17,9 @@ from typing import Any
 
 import numpy as np
 
+from leebert import live
 from leebert.config import Precision
-from leebert.console import table
+from leebert.console import sentence, table
 from leebert.errors import SweepError
 from leebert.outside import origins
 from leebert.provenance import backbone_identity, code_version, differences, versions
@@ -158,6 +159,7 @@ def verify(
         from leebert.data.folds import make_folds
 
         task = effective_task(config.task, config.data.group_by)
+        live.phase("reading and preparing the training split")
         data = load_training_data(task, config.data, config.model, Path(cache))
         facts = section["folds"]
         folds = make_folds(data.examples, task, facts["k"], facts["seed"])
@@ -182,7 +184,7 @@ def verify(
                 if line not in reported:
                     log.warning(f"differs from the sweep: {line}")
             reported.update(differs)
-            check = _train(own.applied(study), cell, logits.get((cell["seed"], cell["fold"])), own.threads)
+            check = _train(own.applied(study), cell, logits.get((cell["seed"], cell["fold"])), own.threads, number)
             checks.append(dataclasses.replace(check, differs=differs))
             shown = "diverged" if check.now is None else f"{100 * check.now:.4f}"
             log.info(
@@ -232,9 +234,13 @@ def _settings(
     )
 
 
-def _train(study: Study, cell: Mapping[str, Any], was: CellLogits | None, threads: int | None) -> CellCheck:
-    """Train a cell again and compare it with its record."""
+def _train(
+    study: Study, cell: Mapping[str, Any], was: CellLogits | None, threads: int | None, number: int
+) -> CellCheck:
+    """Train a cell, the `number`-th, again and compare it with its record."""
     seed, fold = cell["seed"], cell["fold"]
+    what = f"run {number} of {len(study.cells)}: seed {seed}, fold {fold}"
+    live.phase(f"{what}, first epoch")
     held_out: Any = None
     reports = []
     with limited_threads(threads):
@@ -242,6 +248,8 @@ def _train(study: Study, cell: Mapping[str, Any], was: CellLogits | None, thread
             held_out = report.validation or held_out
             # Drop models and logits of finished epochs, which would fill the memory.
             reports.append(dataclasses.replace(report, validation=None, model=None))
+            score = "" if report.score is None else f", score {100 * report.score:.2f}"
+            live.phase(f"{what}, epoch {report.epoch + 1} done{score}")
     last = reports[-1]
     best = next((r for r in reports if r.epoch == last.best_epoch), None)
     now = best.score if best is not None and last.ended != "diverged" else None
@@ -288,9 +296,10 @@ def print_verdict(verdict: Verdict) -> None:
             now = ("diverged", "") if c.now is None else (f"{100 * c.now:.4f}", f"{100 * (c.now - c.recorded):+.4f}")
             rows.append((str(c.seed), str(c.fold), f"{100 * c.recorded:.4f}", *now))
         columns = ("seed", "fold", "recorded", "now", "difference")
-        Console().print(table(columns, rows, title="validation score, per cent", left=0))
+        print("validation score, per cent")
+        Console().print(table(columns, rows, left=0, whole=range(len(columns)), framed=False))
     if verdict.reproduced:
-        print(verdict.conclusion)
+        sentence(verdict.conclusion)
 
 
 def claim(verdict: Verdict) -> None:

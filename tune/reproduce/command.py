@@ -74,12 +74,13 @@ class Reasons:
     signal: int | None = None
 
 
-def reproduce(request: ReproductionRequest, *, train: bool = True) -> Reproduced:
+def reproduce(request: ReproductionRequest, *, train: bool = True, allowance: Allowance | None = None) -> Reproduced:
     """Train missing runs, collect all finished ones into the results file, and write the table or figure.
 
     Args:
         request: The options.
         train: Whether to train; otherwise only the results file is rendered.
+        allowance: The budget that several commands share; None: the request's own.
 
     Returns:
         The results.
@@ -96,7 +97,7 @@ def reproduce(request: ReproductionRequest, *, train: bool = True) -> Reproduced
     results = read(path)
     _refuse_unread(plan, results)
     if train:
-        results, seeds, reasons = _updated(plan, path, results)
+        results, seeds, reasons = _updated(plan, path, results, allowance or Allowance(request.budget))
     else:
         if results is None:
             raise SweepError(f"{path}: no such file, so there are no results to render; train them without --no-run")
@@ -105,7 +106,9 @@ def reproduce(request: ReproductionRequest, *, train: bool = True) -> Reproduced
     return _rendered(plan, results, seeds, reasons)
 
 
-def _updated(plan: ReproductionPlan, path: Path, results: Results | None) -> tuple[Results, tuple[int, ...], Reasons]:
+def _updated(
+    plan: ReproductionPlan, path: Path, results: Results | None, allowance: Allowance
+) -> tuple[Results, tuple[int, ...], Reasons]:
     """Train and measure as far as possible; return the results, the seeds of every row, and why runs are missing."""
     from tune.running.prepare import prepare
     from tune.space.spec import anchored
@@ -119,7 +122,6 @@ def _updated(plan: ReproductionPlan, path: Path, results: Results | None) -> tup
         _report_code(results)
     results = results or Results(own_identity)
     seeds = _seeds(request, {cell.seed for cell in results.cells})
-    allowance = Allowance(request.budget)
     reasons = Reasons()
     stopped = False
     begun = {part: Standing.all_of(plan, part) for part in plan.parts}

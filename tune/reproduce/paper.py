@@ -197,6 +197,23 @@ TABLE_6 = PaperTable("table6", "Early exits on images", "ResNet-56", _IMAGES, (*
     ("LeeBERT", "clo-v2", "patience", None, "subject", (1.30, 1.27), (92.5, 69.6)),
 ), PaperRow("Shallow-Deep", "shallow-deep", "confidence")), aims={"cifar10": 1.28, "cifar100": 1.25})
 
+#: Table 3: the options that the paper's search selected for LeeBERT (CLO-v2), by task.
+SETTINGS: Mapping[str, Mapping[str, float]] = {
+    task: dict(zip(("lr_theta", "lr_omega", "batch_size", "cycle_length"), values, strict=True))
+    for task, *values in (
+        ("cola", 2e-5, 1e-3, 16, 2),
+        ("mnli", 1e-5, 1e-5, 128, 4),
+        ("mrpc", 1e-5, 1e-4, 32, 4),
+        ("qnli", 1e-5, 1e-5, 128, 8),
+        ("qqp", 1e-5, 1e-5, 128, 4),
+        ("rte", 2e-5, 1e-3, 16, 4),
+        ("sst2", 2e-5, 1e-4, 128, 4),
+    )
+}
+
+#: The name of table 3 on the command line. It shows selected options, not results of training.
+TABLE_3 = "table3"
+
 _CURVES = (PaperRow("PABEE", "pabee"), PaperRow("FastBERT", "fastbert"), PaperRow("LeeBERT", "clo-v2", role="subject"))
 TARGETS: Mapping[str, PaperTarget] = {target.name: target for target in (
     TABLE_1, TABLE_2, TABLE_4, TABLE_5, TABLE_6,

@@ -14,7 +14,18 @@ from leebert.data.tasks import named_or_declared
 from leebert.errors import ConfigError, nearest
 from leebert.images.tasks import IMAGE_TASKS
 from leebert.methods import METHODS, UNIT, applies
-from tune.reproduce.paper import OF_IMAGES, TABLE_1, TARGETS, PaperFigure, PaperRow, PaperTable, PaperTarget, Role, slug
+from tune.reproduce.paper import (
+    OF_IMAGES,
+    TABLE_1,
+    TABLE_3,
+    TARGETS,
+    PaperFigure,
+    PaperRow,
+    PaperTable,
+    PaperTarget,
+    Role,
+    slug,
+)
 from tune.reproduce.results import VARIED
 from tune.space import SweepSpec, make_space
 from tune.space.file import canonical
@@ -66,6 +77,7 @@ class ReproductionRequest:
     tracking_uri: str | None = None
     address: str | None = None
     device: str = "auto"
+    tasks: tuple[str, ...] = ()
 
     def includes(self, method: str) -> bool:
         """Return whether a method is trained and shown: every one, unless `methods` names some."""
@@ -77,7 +89,7 @@ class ReproductionRequest:
         default = {field.name: field.default for field in dataclasses.fields(self)}
         words = ["leebert-tune", "reproduce", self.target]
         for option, value in (
-            ("task", self.task), ("backbone", self.backbone), ("pooling", self.pooling),
+            ("task", self.task), ("tasks", ",".join(self.tasks) or ()), ("backbone", self.backbone), ("pooling", self.pooling),
             ("methods", ",".join(self.methods) or ()), ("seeds", self.seeds), ("best", self.best),
             ("data_dir", self.data_dir), ("out", self.out), ("name", self.name), ("storage", self.storage),
             ("tracking_uri", self.tracking_uri), ("address", self.address), ("device", self.device),
@@ -186,8 +198,9 @@ def make_plan(request: ReproductionRequest) -> ReproductionPlan:
         ConfigError: An option is wrong; the message names it.
     """
     if request.target not in TARGETS:
+        every = [*TARGETS, TABLE_3]
         raise ConfigError(
-            f"reproduce {request.target}: unknown{nearest(request.target, TARGETS)}; choose one of {', '.join(TARGETS)}"
+            f"reproduce {request.target}: unknown{nearest(request.target, every)}; choose one of {', '.join(every)}"
         )
     target = TARGETS[request.target]
     rows = _rows(target, request.methods)

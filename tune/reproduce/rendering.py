@@ -68,33 +68,33 @@ def columns(page: TablePage) -> list[Column]:
     if page.table.kind == "costs":
         whole_time = next((line.minutes for line in page.lines if line.row.role == "base"), None)
         result += [
-            Column("minutes", lambda line: _estimate(line.minutes) if line.by_seed else "not run"),
+            Column("minutes", lambda line: estimate(line.minutes) if line.by_seed else "not run"),
             Column("seeds", lambda line: str(len(line.by_seed) or "")),
-            Column("epochs", lambda line: _number(line.epochs, ".3g")),
+            Column("epochs", lambda line: number(line.epochs, ".3g")),
             Column("× base", lambda line: _ratio(line.minutes, whole_time)),
             Column("parameters", lambda line: _millions(line.parameters)),
         ]
         if page.in_paper:
             whole = next(row.paper[page.task] for row in page.table.rows if row.role == "base")
             result += [
-                Column(f"{page.papers}: minutes", lambda line: _number(line.row.paper.get(page.task), ".1f")),
-                Column("× its base", lambda line: _number(_over(line.row.paper.get(page.task), whole), ".2f")),
+                Column(f"{page.papers}: minutes", lambda line: number(line.row.paper.get(page.task), ".1f")),
+                Column("× its base", lambda line: number(_over(line.row.paper.get(page.task), whole), ".2f")),
             ]
         return result
     result += [
-        Column(f"score{mark}", lambda line: _estimate(line.score, 100) if line.by_seed else "not run"),
+        Column(f"score{mark}", lambda line: estimate(line.score, 100) if line.by_seed else "not run"),
         Column("seeds", lambda line: str(len(line.by_seed) or "")),
-        Column("epochs", lambda line: _number(line.epochs, ".3g")),
-        Column("layer speed-up", lambda line: _number(line.layers, ".2f")),
-        Column("wall-clock speed-up", lambda line: _number(line.time, ".2f")),
-        Column("operations speed-up", lambda line: _number(line.operations, ".2f")),
+        Column("epochs", lambda line: number(line.epochs, ".3g")),
+        Column("layer speed-up", lambda line: number(line.layers, ".2f")),
+        Column("wall-clock speed-up", lambda line: number(line.time, ".2f")),
+        Column("operations speed-up", lambda line: number(line.operations, ".2f")),
         Column("parameters", lambda line: _millions(line.parameters)),
-        Column(f"{subject} − this, p (paired seeds)", lambda line: _margin(line.margin)),
+        Column(f"{subject} − this, p (paired seeds)", lambda line: margin_text(line.margin)),
     ]
     if page.in_paper:
         result += [
-            Column(f"{page.papers}: score", lambda line: _number(line.row.paper.get(page.task), ".1f")),
-            Column("paper: layer speed-up", lambda line: _number(line.row.speed_ups.get(page.task), ".2f")),
+            Column(f"{page.papers}: score", lambda line: number(line.row.paper.get(page.task), ".1f")),
+            Column("paper: layer speed-up", lambda line: number(line.row.speed_ups.get(page.task), ".2f")),
         ]
     return result
 
@@ -113,20 +113,20 @@ def markdown(page: TablePage) -> str:
 def latex(page: TablePage) -> str:
     """Render as a LaTeX `tabular` (package booktabs), with the notes in small print below it."""
     cols = columns(page)
-    body = [" & ".join(_tex(c.text(line)) for c in cols) + r" \\" for line in page.lines]
+    body = [" & ".join(tex(c.text(line)) for c in cols) + r" \\" for line in page.lines]
     return "\n".join(
         [
             f"% {page.title}",
             rf"\begin{{tabular}}{{{''.join('l' if c.align_left else 'r' for c in cols)}}}",
             r"\toprule",
-            " & ".join(_tex(c.heading) for c in cols) + r" \\",
+            " & ".join(tex(c.heading) for c in cols) + r" \\",
             r"\midrule",
             *body,
             r"\bottomrule",
             r"\end{tabular}",
             "",
             r"{\footnotesize",
-            *(_tex(note) + r"\par" for note in notes(page)),
+            *(tex(note) + r"\par" for note in notes(page)),
             "}",
             "",
         ]
@@ -216,20 +216,23 @@ def _certainty(margin: Interval) -> str:
     return "all paired differences are equal, so there is no interval"
 
 
-def _estimate(estimate: Estimate | None, scale: float = 1.0) -> str:
-    if estimate is None:
+def estimate(value: Estimate | None, scale: float = 1.0) -> str:
+    """Format a mean and its standard error, times `scale`; empty without a value."""
+    if value is None:
         return ""
-    spread = "" if math.isnan(estimate.error) else f" ± {scale * estimate.error:.2f}"
-    return f"{scale * estimate.mean:.2f}{spread}"
+    spread = "" if math.isnan(value.error) else f" ± {scale * value.error:.2f}"
+    return f"{scale * value.mean:.2f}{spread}"
 
 
-def _margin(margin: Interval | None) -> str:
+def margin_text(margin: Interval | None) -> str:
+    """Format a margin in points, with its p if it was tested, and the number of seeds."""
     if margin is None:
         return ""
     return f"{100 * margin.mean:+.2f}" + (f", {margin.p:.3f}" if margin.defined else "") + f" ({margin.cells})"
 
 
-def _number(value: float | None, form: str) -> str:
+def number(value: float | None, form: str) -> str:
+    """Format a number; empty without a value."""
     return "" if value is None else format(value, form)
 
 
@@ -267,7 +270,8 @@ _TEX = {
 }
 
 
-def _tex(text: str) -> str:
+def tex(text: str) -> str:
+    """Escape a text for LaTeX."""
     return "".join(_TEX.get(c, c) for c in text)
 
 

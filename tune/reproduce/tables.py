@@ -86,7 +86,7 @@ def lines(table: PaperTable, rows: Sequence[PaperRow], results: Results, task: s
         One row each.
     """
     base, aim = _base(results), table.aim(task)
-    return _compared([_line(row, results.of(row.method, row.keep), aim, results.costs, base) for row in rows])
+    return compared([_line(row, results.of(row.method, row.keep), aim, results.costs, base) for row in rows])
 
 
 def best_baseline(compared: Sequence[TableRow], group: str) -> TableRow | None:
@@ -143,7 +143,7 @@ def _title(row: PaperRow, cell: ReproducedCell) -> str:
     return f"{cell.exit_layers[-1]} of {cell.depth} layers" if METHODS[row.method].titled_by_layers else row.title
 
 
-def _compared(rows: Sequence[TableRow]) -> tuple[TableRow, ...]:
+def compared(rows: Sequence[TableRow]) -> tuple[TableRow, ...]:
     """Compare each group's own method with all other rows of the group that share seeds with it."""
     margins: dict[int, Interval] = {}
     for group in {line.row.group for line in rows}:

@@ -27,6 +27,7 @@ from leebert.train import EpochReport, train_epochs
 from leebert.training_options import train_config
 from tune.machines.nodes import Stamp
 from tune.running.outside import OutsidePlugins
+from tune.running.system_usage import SystemUsage
 from tune.running.watchdog import Watchdog
 from tune.store.curves import CURVE
 from tune.store.held_out import EVALUATED, HELD_OUT, save_held_out
@@ -51,6 +52,7 @@ class Study:
         stamp: The driver's versions, which the trials' processes must share; None: not compared.
         evaluate: Splits on which the model of each new best epoch is evaluated too; no choice depends on them.
         outside: The plugins of other packages that a trial's process needs.
+        system_metrics: Whether to record the use of CPU, memory and GPU with each epoch.
     """
 
     folder: str
@@ -65,6 +67,7 @@ class Study:
     stamp: Stamp | None = None
     evaluate: tuple[str, ...] = ()
     outside: OutsidePlugins = dataclasses.field(default_factory=OutsidePlugins)
+    system_metrics: bool = False
 
     def train_config(self, values: Mapping[str, Any], seed: int) -> TrainConfig:
         """Join the fixed options, a configuration's values and a seed."""
@@ -256,6 +259,7 @@ def _run_cell(study: Study, attempt: Attempt, seed: int, fold: int, watchdog: Wa
         values = {**values, "accumulate": micro * study.train_config(values, seed).accumulate}
     started, reports, best = time.monotonic(), [], None
     evaluated, files = dict(recorded.evaluated), dict(recorded.files)
+    usage = SystemUsage() if study.system_metrics else None
     for report in study.train(values, seed, fold, checkpoints, watchdog):
         reports.append(report)
         best = report.validation or best
@@ -267,7 +271,8 @@ def _run_cell(study: Study, attempt: Attempt, seed: int, fold: int, watchdog: Wa
             evaluated[report.epoch] = digest["evaluated"]
             files |= digest["digests"]
         if report.epoch not in recorded.epochs:
-            records.append({"kind": "epoch", **cell, **_jsonable(report.plain()), **digest})
+            system = {"system": dict(usage())} if usage else {}
+            records.append({"kind": "epoch", **cell, **_jsonable(report.plain()), **system, **digest})
         elif digest:
             records.append({"kind": "checkpoint", **cell, "epoch": report.epoch, **digest})
         if report.ended:

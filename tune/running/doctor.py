@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from leebert import live
 from leebert.console import table
 from leebert.errors import BackboneError, LeebertError, SweepError
 from leebert.images.backbones import is_network
@@ -87,8 +88,12 @@ def examine(spec: SweepSpec, address: str | None = None) -> list[Check]:
     """
     spec = anchored(spec)
     storage = storage_root(spec.storage)
-    ray_check, backbone_check = _ray(address), _backbone(spec)
+    live.phase("starting Ray" if address is None else f"connecting to Ray at {address}")
+    ray_check = _ray(address)
+    live.phase("loading the backbone")
+    backbone_check = _backbone(spec)
     with _workplace(storage) as (folder, storage_check):
+        live.phase("reading and preparing the training split")
         data_check, prepared = _data(spec, folder)
         checks = [ray_check, storage_check, backbone_check, data_check]
         node_facts: list[NodeFacts] = []
@@ -99,10 +104,12 @@ def examine(spec: SweepSpec, address: str | None = None) -> list[Check]:
                 prepared=prepared,
                 backbone=backbone_identity(spec.backbone) if backbone_check.status == "ok" else None,
             )
+            live.phase("asking the nodes for their versions, storage and data")
             node_facts = nodes.query_nodes(_query(spec, driver))
             for node in node_facts:
                 checks += node_checks(node, driver)
             checks += plugin_checks(OutsidePlugins.of(spec, prepared.facts["metric"] if prepared else None), node_facts)
+    live.phase("checking memory, disk, MLflow and the hub")
     resources = _resources(spec, node_facts)
     trials = _concurrent(spec) if resources.status == "ok" else 1
     checks += [
@@ -130,10 +137,10 @@ def print_checks(checks: Sequence[Check]) -> None:
 
     colours = {"ok": "green", "warning": "yellow", "failed": "red", "skipped": "dim"}
     rows = [
-        (check.name, escape(check.where), f"[{colours[check.status]}]{check.status}[/]", escape(check.detail))
+        (check.name, f"[{colours[check.status]}]{check.status}[/]", escape(f"{check.where}: {check.detail}"))
         for check in checks
     ]
-    Console().print(table(("check", "where", "status", "detail"), rows, left=4))
+    Console().print(table(("check", "status", "where and what"), rows, left=3, whole=2, framed=False))
 
 
 # Checks of the driver's machine.
@@ -407,7 +414,7 @@ def _hub(spec: SweepSpec, prepared: Prepared | None) -> Check:
 
 def _from_hub(spec: SweepSpec) -> list[tuple[str, str, str | None]]:
     """List (kind, name, revision) of the files that a sweep loads from the hub."""
-    from leebert.backbone import locate
+    from leebert.backbone_files import locate
     from leebert.training_data import effective_task
 
     needed: list[tuple[str, str, str | None]] = []

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,7 +21,7 @@ from tune.running.failures import HOPELESS, STOPPING, Failure
 from tune.running.stopping import Stopping
 from tune.searchers import Searcher
 from tune.space import Budget
-from tune.store.history import Configuration
+from tune.store.history import Configuration, describe
 from tune.store.ledger import LedgerRecord, SweepState
 from tune.tracking.feed import Listener
 
@@ -61,6 +61,7 @@ class Driver:
         may_decide: Callable[[], None] = lambda: None,
         state: SweepState | None = None,
         repair: Collection[tuple[str, int, int]] = (),
+        name: Callable[[Mapping[str, Any]], str] = describe,
     ) -> None:
         """Open the driver's part of the ledger and queue the configurations that are unfinished.
 
@@ -78,12 +79,20 @@ class Driver:
             stop_requested: Whether `leebert-tune stop` was called.
             may_decide: Raises LeaseError once another driver has taken over.
             state: The ledger's state that the listener has received (:func:`tune.tracking.feed.replay`); read from the ledger if None.
+            name: Returns the name of a configuration's values in messages; by default all of them.
             repair: Finished cells (configuration, seed, fold) to train again, since their files are damaged.
         """
         self.study, self.ledger, self.searcher, self.pruner = study, ledger, searcher, pruner
         self.config_id, self.log = config_id, log
         self.records = DriverRecords(
-            ledger, number, Path(study.folder), state=state, listener=listener, may_decide=may_decide, log=log
+            ledger,
+            number,
+            Path(study.folder),
+            state=state,
+            listener=listener,
+            may_decide=may_decide,
+            log=log,
+            name=name,
         )
         self.stopping = Stopping(budget or Budget(), gpus, stop_requested, self.state)
         self.attempts = Attempts(study, self.records, gpus)

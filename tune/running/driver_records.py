@@ -48,10 +48,12 @@ class DriverRecords:
         listener: Listener | None,
         may_decide: Callable[[], None],
         log: logging.Logger,
+        name: Callable[[Mapping[str, Any]], str] = describe,
     ) -> None:
         """Open the driver's part of the ledger; the arguments are those of :class:`tune.running.driver.Driver`."""
         self._ledger, self._listener, self.number, self.may_decide = ledger, listener, number, may_decide
         self._curve_of = CellCurves(folder, log.warning)
+        self._name = name
         self.state = state or ledger.read()
         self.state.slim = True
         self.writer = ledger.driver_writer(number)
@@ -91,7 +93,7 @@ class DriverRecords:
 
     def name(self, config: str) -> str:
         """Return a configuration as messages name it."""
-        return f"[{self.state.indices[config]}] {describe(self.state.configs[config].values)}"
+        return f"[{self.state.indices[config]}] {self._name(self.state.configs[config].values)}"
 
 
 def finished_cells(configuration: Configuration) -> set[tuple[int, int]]:

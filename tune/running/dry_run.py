@@ -13,6 +13,11 @@ from typing import Any
 import numpy as np
 
 from leebert.methods import UNIT, mean_cost, most_epochs
+from tune.analysis.labels import searched_name
+from tune.analysis.power import DIFFERENCE, power_for
+from tune.analysis.progress import searched
+from tune.analysis.stats import USEFUL
+from tune.analysis.wording import power_lines
 from tune.machines.footprint import estimate_for_space
 from tune.running.omega_reach import still_rates
 from tune.space import SweepSpec
@@ -26,12 +31,16 @@ TIMED, WARM = 4, 2
 SHOWN = 12
 
 
-def plan(spec: SweepSpec, device: str = "auto") -> dict[str, Any]:
+def plan(
+    spec: SweepSpec, device: str = "auto", difference: float = DIFFERENCE, std: float | None = None
+) -> dict[str, Any]:
     """Estimate a sweep: configurations, cells, θ updates, hours, memory and disk.
 
     Args:
         spec: The search space.
         device: Where steps are timed; auto takes this machine's GPU if trials request one and it has one, else the CPU.
+        difference: The difference between two methods that the sweep should detect, a fraction.
+        std: The standard deviation of single runs' differences, a fraction; None: unknown.
 
     Returns:
         The plan, JSON-ready; `timed_on` is the device, `memory_bytes` and `disk_bytes` are bytes.
@@ -67,10 +76,11 @@ def plan(spec: SweepSpec, device: str = "auto") -> dict[str, Any]:
         "task": spec.task_name,
         "rows": rows,
         "configurations": spec.planned,
-        "first": [describe(v) for v in listed[:SHOWN]],
+        "first": [searched_name(v, searched(spec)) for v in listed[:SHOWN]],
         "cells": spec.planned * cells if spec.planned else None,
         "folds": spec.folds,
         "seeds": list(spec.seeds),
+        "power": power_in_words(spec, difference, std),
         "theta_updates": spec.theta_updates(rows) if spec.planned else None,
         "still_weights": [{**dataclasses.asdict(r), "warning": r.in_words()} for r in still_rates(spec, rows, classes)],
         "timed_on": device,
@@ -81,6 +91,32 @@ def plan(spec: SweepSpec, device: str = "auto") -> dict[str, Any]:
         "largest": describe(largest),
         "disk_bytes": int(2 * checkpoint * concurrent + (spec.planned or 0) * len(spec.seeds) * rows * 64),
     }
+
+
+def power_in_words(spec: SweepSpec, difference: float = DIFFERENCE, std: float | None = None) -> list[str]:
+    """Return what a sweep's folds and seeds can detect when two methods are compared.
+
+    Args:
+        spec: The search space.
+        difference: The difference that the sweep should detect, a fraction.
+        std: The standard deviation of single runs' differences, a fraction; None: unknown, and differences are stated in
+            units of it.
+
+    Returns:
+        One line each.
+    """
+    runs, ratio = len(spec.cells()), None if spec.folds > 1 else 1 / 9
+    power = power_for(std or 1.0, spec.folds, difference, runs=runs, test_train_ratio=ratio)
+    if std is not None:
+        return power_lines(power)
+    if power.detectable is None:
+        few = "2 folds" if spec.folds == 2 else f"{runs} run{'s' if runs > 1 else ''} of each configuration"
+        return [f"{few} will be too few for an interval (at least {USEFUL} runs, on 3 folds or one split)"]
+    return [
+        f"{runs} runs of each configuration detect differences of {power.detectable:.1f} standard deviations of single runs' "
+        f"differences (80 % power), and with more seeds at best {power.floor:.1f}; state the standard deviation by --std "
+        "POINTS or --std-from SWEEP"
+    ]
 
 
 def _configurations(spec: SweepSpec) -> Any:
@@ -177,5 +213,9 @@ def print_plan(path: str, plan: dict[str, Any]) -> None:
         f"                {plan['largest']}"
     )
     print(f"disk            about {plan['disk_bytes'] / 1e9:.2f} GB at most")
+    first, *further = plan["power"]
+    print(f"power           {first}")
+    for line in further:
+        print(f"                {line}")
     for one in plan["still_weights"]:
         print(f"warning: {one['warning']}")

@@ -56,6 +56,7 @@ class Prepared:
             hang_seconds=60 * spec.resources.hang_minutes,
             stamp=Stamp.local(self.outside.packages),
             outside=self.outside,
+            system_metrics=spec.tracking.system_metrics,
             evaluate=tuple(self.facts.get("evaluated", ())),
         )
 

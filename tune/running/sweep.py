@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import json
 import logging
 import shutil
@@ -11,16 +12,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from leebert import live
 from leebert.errors import LeaseError, StorageError, SweepError
 from leebert.files import write_atomically
 from leebert.outside import origins
-from leebert.provenance import backbone_differences, backbone_identity, code_version, differences, versions
+from leebert.provenance import backbone_differences, backbone_identity, code_version, differences, git_commit, versions
+from tune.analysis.labels import searched_name
+from tune.analysis.progress import searched
 from tune.machines.nodes import check_versions
 from tune.machines.placement import check_resources, nodes_for, warn_of_crowding
 from tune.pruners import make_pruner
 from tune.running.crossval import Study
 from tune.running.driver import Driver, EndStatus
 from tune.running.extend import at_its_old_place, extended
+from tune.running.live_sweep import LiveSweep
 from tune.running.outside import check_plugins, recorded
 from tune.running.prepare import Prepared, manifest, prepare
 from tune.running.session import beats, run_session, start_ray
@@ -87,7 +92,9 @@ def new_sweep(spec: SweepSpec, name: str, *, address: str | None = None, device:
     spec = anchored(spec)
     storage = storage_root(spec.storage)
     SweepFolder.refuse_taken(storage, name)
+    live.phase("connecting to MLflow")
     tracker = tracker_for(spec, name)
+    live.phase("reading and preparing the training split")
     prepared = prepare(spec, storage / ".tokens")
     log.info(
         f"{spec.task_name}: {prepared.facts['rows']} samples, {spec.folds} fold(s), {len(spec.seeds)} seed(s), "
@@ -95,16 +102,13 @@ def new_sweep(spec: SweepSpec, name: str, *, address: str | None = None, device:
     )
     if prepared.facts["truncated_rows"]:
         log.info(f"{prepared.facts['truncated_rows']} samples are truncated to {spec.max_length} tokens")
-    start_ray(address)
-    check_versions(address)
-    check_plugins(address, prepared.outside)
-    check_resources(spec.resources.cpus, spec.resources.gpus)
+    _connect(spec, prepared, address)
     warn_of_crowding(spec)
     with SweepFolder.create(storage, name) as folder:
         _describe(folder, spec, prepared, device)
         prepared.folds.save(folder.path / "folds.json")
         writer = folder.ledger.driver_writer(1)
-        begun = {"kind": "sweep", "name": name, "task": spec.task_name, "params": _params(spec, prepared)}
+        begun = {"kind": "sweep", "name": name, "task": spec.task_name, **_origin(spec, prepared)}
         parts = recorded(spec, prepared.facts["metric"])
         writer.append({**begun, "parts": parts} if parts else begun)
         writer.close()
@@ -148,9 +152,12 @@ def resume_sweep(
     folder.refuse_links()
     with driver_lease(folder, take_over) as lease:
         folder.clear_stop()  # an old request; a new one during the preparation counts
+        live.phase("reading the ledger")
         state = folder.ledger.read(epochs=False)
         spec, as_given, old = _resumed_spec(folder, state, space, overrides)
+        live.phase("connecting to MLflow")
         tracker = tracker_for(spec, folder.name)
+        live.phase("reading and preparing the training split")
         # Read the backbone from its present place; the manifest keeps the first one.
         prepared = prepare(spec.model_copy(update={"backbone": as_given.backbone}), folder.path.parent / ".tokens")
         _refuse_changed_data(folder, prepared)
@@ -164,10 +171,7 @@ def resume_sweep(
             },
         ):
             log.warning(f"warning: {line}, so new runs may differ from old ones in their last digits")
-        start_ray(address)
-        check_versions(address)
-        check_plugins(address, prepared.outside)
-        check_resources(spec.resources.cpus, spec.resources.gpus)
+        _connect(spec, prepared, address)
         repaired = _to_repair(folder, state, repair)
         lease.check()  # the preparation may have taken longer than the lease lasts
         for leftover in folder.path.glob(".ray-*"):
@@ -177,9 +181,19 @@ def resume_sweep(
             log.info(f"extended: {spec.planned or 'any number of'} configurations, {len(spec.seeds)} seed(s)")
         fences, recovered = folder.ledger.driver_fences(), folder.ledger.recovered()
         writer = folder.ledger.driver_writer(lease.number)
-        writer.append({"kind": "resume", "params": _params(spec, prepared), "fences": fences}, *recovered)
+        writer.append({"kind": "resume", **_origin(spec, prepared), "fences": fences}, *recovered)
         writer.close()
         return _run(folder, spec, prepared, tracker, lease, address, device, repaired)
+
+
+def _connect(spec: SweepSpec, prepared: Prepared, address: str | None) -> None:
+    """Start or join Ray, and check its nodes."""
+    live.phase(f"connecting to Ray at {address}" if address else "starting Ray on this machine")
+    start_ray(address)
+    live.phase("comparing the nodes with this machine")
+    check_versions(address)
+    check_plugins(address, prepared.outside)
+    check_resources(spec.resources.cpus, spec.resources.gpus)
 
 
 def _resumed_spec(
@@ -255,6 +269,7 @@ def _run(
     """Send the ledger's records to MLflow, run a session, and write results and saved views."""
     study = prepared.study(folder.path, device)
     tracker.fence(lease.check)
+    live.phase("reading the ledger, and sending to MLflow what it lacks")
     # MLflow gets the ledger's records first: a new tracker writes only those that MLflow lacks.
     state = replay(folder.ledger, tracker, CellCurves(folder.path, log.warning))
     driver = Driver(
@@ -271,12 +286,14 @@ def _run(
         stop_requested=folder.stop_requested,
         may_decide=lease.check,
         repair=repair,
+        name=functools.partial(searched_name, searched=searched(spec)),
     )
-    publishing = Publisher(tracker, spec, prepared.facts["test_train_ratio"])
+    publishing = Publisher(tracker, spec, folder)
     publishing.start(driver.state)
     unsent, seconds = 0, CLOSE_SECONDS
     try:
-        status = _session(study, driver, spec, lease, publishing, address)
+        status = _session(study, driver, folder, spec, lease, publishing, address)
+        live.phase("writing results.parquet")
         with contextlib.suppress(OSError):  # the file can be written from the ledger at any time
             results.write(folder.path / "results.parquet", folder.ledger.read(), folder.name, spec.task_name)
     except StorageError as error:
@@ -285,6 +302,7 @@ def _run(
         seconds = 0.0  # the new driver sends the remaining events
         raise
     finally:
+        live.phase("sending the remaining events to MLflow")
         unsent = tracker.close(seconds) + tracker.rejected
     if not unsent:
         unsent = missing(tracker, driver.state)
@@ -301,7 +319,13 @@ def _run(
 
 
 def _session(
-    study: Study, driver: Driver, spec: SweepSpec, lease: Lease, publishing: Publisher, address: str | None
+    study: Study,
+    driver: Driver,
+    folder: SweepFolder,
+    spec: SweepSpec,
+    lease: Lease,
+    publishing: Publisher,
+    address: str | None,
 ) -> EndStatus:
     """Run the trials; publish the saved views meanwhile and at the end."""
     planned = spec.planned * len(spec.cells()) if spec.planned else None
@@ -309,10 +333,17 @@ def _session(
     # Only a cluster that was named can have an autoscaler, which gets the requests of all trials at once.
     nodes = nodes_for(concurrent, cpus, gpus) if address else contextlib.nullcontext(lambda: None)
     with nodes as settle:
+        shown = LiveSweep(folder.name, spec, folder.manifest, driver)
 
         def also() -> None:
             settle()
             publishing.follow(driver.state)
+            shown.update()
+
+        def before_end() -> None:
+            live.body(None)
+            live.phase("writing summaries and saved views")
+            publishing.end(driver.state)
 
         return run_session(
             study,
@@ -321,8 +352,23 @@ def _session(
             gpus=gpus,
             concurrent=concurrent,
             beat=beats(lease.add_facts, driver, planned, also),
-            before_end=lambda: publishing.end(driver.state),
+            before_end=before_end,
         )
+
+
+def _origin(spec: SweepSpec, prepared: Prepared) -> dict[str, Any]:
+    """Return what the sweep's run in MLflow carries: its options, program and training split."""
+    commit = git_commit()
+    return {
+        "params": _params(spec, prepared),
+        "source": {"name": "leebert-tune sweep", **({"commit": commit} if commit else {})},
+        "dataset": {
+            "name": spec.task_name,
+            "digest": prepared.facts["data_fingerprint"],
+            "rows": prepared.facts["rows"],
+            "source": str(spec.data.dir or spec.task_name),
+        },
+    }
 
 
 def _params(spec: SweepSpec, prepared: Prepared) -> dict[str, Any]:

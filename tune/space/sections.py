@@ -158,3 +158,6 @@ class Tracking(Frozen):
         default=None, description="Tracking server or folder; None: MLFLOW_TRACKING_URI, else MLflow's default."
     )
     experiment: str | None = Field(default=None, description="Name of the experiment; None: chosen by the sweep.")
+    system_metrics: bool = Field(
+        default=False, description="Whether each epoch also records the use of CPU, memory and GPU of its worker."
+    )

@@ -358,6 +358,7 @@ class SweepState:
         default_factory=dict
     )  # runs requested before the sweep was extended
     cells_of: dict[str, list[LedgerRecord]] = dataclasses.field(default_factory=dict)  # the same by configuration
+    granted: dict[str, float] = dataclasses.field(default_factory=dict)  # time of a configuration's newest grant
     last_of: dict[str, LedgerRecord] = dataclasses.field(default_factory=dict)  # a configuration's newest record
     epoch_seconds: float = 0.0
     elapsed: float = 0.0  # seconds of sessions that are over, killed ones up to their last record
@@ -454,6 +455,7 @@ class SweepState:
         if attempt <= self.last_attempt(config):
             return False
         self.attempts.setdefault(config, {})[attempt] = attempt_name(r)
+        self.granted[config] = float(r.get("time", 0.0))
         if "accumulate" in r:
             self.placements[config, attempt] = Placement(r["alone"], r["accumulate"])
         self.fences[config] = {int(a): n for a, n in r["fences"].items()}

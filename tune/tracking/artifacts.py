@@ -38,6 +38,7 @@ def log_file(uri: str, experiment: str, sweep: str, path: Path, *, command: str,
         return f"{folder}/{path.name} of run {run.run_id}"
     return (
         f"{redact(uri).rstrip('/')}/#/experiments/{run.experiment_id}/runs/{run.run_id}/artifacts/{folder}/{path.name}"
+        "?workflowType=machine_learning"
     )
 
 

@@ -20,6 +20,7 @@ from tune.tracking import names, saved_views
 from tune.tracking.events import SavedViews, TrackingEvent
 from tune.tracking.expected import ExpectedRun, in_parts
 from tune.tracking.histories import RUNS, Point, histories
+from tune.tracking.images import pictures_of
 from tune.tracking.runs import METRICS_PER_REQUEST, PARAMS_PER_REQUEST, Key, key_of, latest_steps, runs_of
 from tune.tracking.server import WAITED_FOR_SECONDS, advice, is_permanent, open_store, redact
 
@@ -64,10 +65,11 @@ class _Gap:
     params: list[str] = dataclasses.field(default_factory=list)
     tags: dict[str, str] = dataclasses.field(default_factory=dict)
     ended: bool = True
+    datasets: bool = False  # whether it lacks one
     wrong: list[str] = dataclasses.field(default_factory=list)
 
     def __bool__(self) -> bool:
-        return bool(self.points or self.params or self.tags or self.wrong or not self.ended)
+        return bool(self.points or self.params or self.tags or self.wrong or self.datasets or not self.ended)
 
 
 class Audit:
@@ -84,6 +86,7 @@ class Audit:
         may_send: Callable[[], None],
         patience: float,
         with_views: bool = True,
+        with_pictures: bool = True,
     ) -> None:
         """Prepare an audit.
 
@@ -96,10 +99,11 @@ class Audit:
             may_send: Raises LeaseError once another driver has taken the sweep over.
             patience: Seconds for which the server may be unreachable.
             with_views: Whether this server accepts saved views.
+            with_pictures: Whether it accepts files of runs.
         """
         self._uri, self._experiment_id, self._sweep, self._task = uri, experiment_id, sweep, task
         self._events, self._may_send, self._patience = events, may_send, patience
-        self._store, self._with_views = open_store(uri), with_views
+        self._store, self._with_views, self._with_pictures = open_store(uri), with_views, with_pictures
 
     def differences(self, *, mend: bool) -> list[RunDifference]:
         """Return all differences; with `mend` write them at once, except for runs that must be created.
@@ -118,6 +122,7 @@ class Audit:
                     continue
                 parent = runs[expected.parent].info.run_id if expected.parent in runs else None
                 gap = _gap(expected, present[key], values.get(key, {}), parent)
+                gap.wrong += self._pictures(expected, present[key])
                 if gap:
                     text = _in_words(gap, expected, present[key])
                     differences.append(RunDifference(expected.name, text, bool(gap.wrong)))
@@ -125,11 +130,18 @@ class Audit:
                         self._mend(present[key].info.run_id, expected, gap)
         return differences + self._views(mend)
 
-    def _views(self, mend: bool) -> list[RunDifference]:
-        views = next((event.views for event in reversed(self._events) if isinstance(event, SavedViews)), None)
-        if views is None or not self._with_views:
+    def _pictures(self, expected: ExpectedRun, present: Any) -> list[str]:
+        """Return what a run lacks of its pictures; the run is then created again."""
+        if not self._with_pictures or not expected.pictures:
             return []
-        where = (self._experiment_id, self._sweep, views)
+        files = self._retry(pictures_of, self._store, present.info.artifact_uri)
+        return [] if files.issuperset(expected.pictures) else ["pictures"]
+
+    def _views(self, mend: bool) -> list[RunDifference]:
+        last = next((event for event in reversed(self._events) if isinstance(event, SavedViews)), None)
+        if last is None or not self._with_views:
+            return []
+        where = (self._experiment_id, self._sweep, last.views, last.sentence)
         count = self._retry(saved_views.lacking, self._store, *where)
         if count and mend:
             self._try(saved_views.save, self._store, self._uri, *where)
@@ -183,6 +195,8 @@ class Audit:
             for number in range(max(len(some_metrics), len(some_params), 1)):
                 these = (some_metrics[number : number + 1] or [[]])[0], (some_params[number : number + 1] or [[]])[0]
                 self._try(self._store.log_batch, run_id, *these, tags if number == 0 else [])
+        if gap.datasets:
+            self._try(self._store.log_inputs, run_id, expected.datasets)
         if not gap.ended:
             status = RunStatus.from_string(expected.status)
             self._try(self._store.update_run_info, run_id, status, expected.end_ms, None)
@@ -266,6 +280,9 @@ def _gap(expected: ExpectedRun, present: Any, values: dict[str, list[Point]], pa
         old = present.data.tags.get(name)
         if old != value and (old is None or name not in _USERS or old in expected.rewritten.get(name, ())):
             gap.tags[name] = value
+    inputs = present.inputs.dataset_inputs if present.inputs else []
+    logged = {(one.dataset.name, one.dataset.digest) for one in inputs}
+    gap.datasets = any((one.dataset.name, one.dataset.digest) not in logged for one in expected.datasets)
     gap.ended = present.info.status == expected.status and (
         expected.key[0] == "sweep" or expected.end_ms is None or present.info.end_time == expected.end_ms
     )
@@ -303,6 +320,8 @@ def _in_words(gap: _Gap, expected: ExpectedRun, present: Any) -> str:
         parts.append(f"no parameter {_listed(gap.params)}")
     if gap.tags:
         parts.append(f"tag {_listed(gap.tags)} is missing or differs")
+    if gap.datasets:
+        parts.append("no dataset")
     if not gap.ended:
         parts.append(
             f"it is {present.info.status}, not {expected.status}"

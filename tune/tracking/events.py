@@ -21,10 +21,19 @@ class TrackingEvent:
 
 @dataclasses.dataclass(frozen=True)
 class SweepStarted(TrackingEvent):
-    """A sweep starts or resumes. `params` are its fixed settings, `note` is the description of its run."""
+    """A sweep starts or resumes.
+
+    Attributes:
+        params: Its fixed settings.
+        note: The description of its run.
+        source: The program's `name` and git `commit`, if known; all runs of the sweep carry them.
+        dataset: `name`, `digest`, `rows` and `source` of the training split, if known.
+    """
 
     params: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     note: str = ""
+    source: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    dataset: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,6 +93,21 @@ class ConfigEnded(TrackingEvent):
 
 
 @dataclasses.dataclass(frozen=True)
+class Picture:
+    """A picture on a run, which MLflow's charts show.
+
+    Attributes:
+        key: Its name in charts.
+        contents: All that it shows, as text: equal contents give equal pictures.
+        draw: Draws it as PNG; called when it is sent.
+    """
+
+    key: str
+    contents: str
+    draw: Callable[[], bytes] = dataclasses.field(compare=False)
+
+
+@dataclasses.dataclass(frozen=True)
 class Summary(TrackingEvent):
     """Results over many configurations.
 
@@ -96,6 +120,7 @@ class Summary(TrackingEvent):
         algorithm: The method; None for a difference of two.
         colour: Colour in charts; None: the method's.
         note: Description of its run.
+        pictures: Its pictures.
     """
 
     label: str
@@ -104,13 +129,27 @@ class Summary(TrackingEvent):
     algorithm: str | None = None
     colour: str | None = None  # where it isn't the algorithm's
     note: str = ""
+    pictures: Sequence[Picture] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class SweepVerdict(TrackingEvent):
+    """The verdict on the sweep's first two methods, in a sentence: a tag of the sweep's run, and part of its description."""
+
+    sentence: str
 
 
 @dataclasses.dataclass(frozen=True)
 class SavedViews(TrackingEvent):
-    """The sweep's current saved views. MLflow may refuse them, which is reported but does not count as unsent."""
+    """The sweep's current saved views. MLflow may refuse them, which is reported but does not count as unsent.
+
+    Attributes:
+        views: The views.
+        sentence: The sweep's verdict, for the experiment's description; empty without one.
+    """
 
     views: Sequence[View] = ()
+    sentence: str = ""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -27,6 +27,8 @@ class ExpectedRun:
         params: Its parameters.
         metrics: By name, step → (value, time in ms).
         rewritten: Earlier values of its tags.
+        pictures: The files of its pictures.
+        datasets: Its datasets, MLflow's `DatasetInput`.
     """
 
     key: Key
@@ -38,6 +40,8 @@ class ExpectedRun:
     params: dict[str, str] = dataclasses.field(default_factory=dict)
     metrics: dict[str, dict[int, tuple[float, int]]] = dataclasses.field(default_factory=dict)
     rewritten: dict[str, set[str]] = dataclasses.field(default_factory=dict)
+    pictures: list[str] = dataclasses.field(default_factory=list)
+    datasets: list[Any] = dataclasses.field(default_factory=list)
 
 
 class MemoryStore:
@@ -53,7 +57,7 @@ class MemoryStore:
         assert key is not None
         run_id = next(self._ids)
         self.runs[run_id] = ExpectedRun(key, name, values, self.runs[above].key if above else None)
-        return SimpleNamespace(info=SimpleNamespace(run_id=run_id))
+        return SimpleNamespace(info=SimpleNamespace(run_id=run_id, artifact_uri=""))
 
     def log_batch(self, run_id: str, metrics: Sequence[Any], params: Sequence[Any], tags: Sequence[Any]) -> None:
         run = self.runs[run_id]
@@ -69,6 +73,12 @@ class MemoryStore:
         from mlflow.entities import RunStatus
 
         self.runs[run_id].status, self.runs[run_id].end_ms = RunStatus.to_string(status), end_ms
+
+    def put_picture(self, run_id: str, _: str, files: Sequence[str], __: object) -> None:
+        self.runs[run_id].pictures += files
+
+    def log_inputs(self, run_id: str, datasets: Sequence[Any]) -> None:
+        self.runs[run_id].datasets = list(datasets)
 
     def delete_run(self, run_id: str) -> None:
         del self.runs[run_id]

@@ -37,7 +37,8 @@ def events(record: LedgerRecord, state: SweepState, curve_of: CurveOf = stored) 
     time_ms = int(record["time"] * 1000)
     kind = record["kind"]
     if kind in ("sweep", "resume"):
-        yield SweepStarted(params=record.get("params", {}), note=record.get("note", ""), time_ms=time_ms)
+        origin = {key: record[key] for key in ("source", "dataset") if key in record}
+        yield SweepStarted(params=record.get("params", {}), note=record.get("note", ""), **origin, time_ms=time_ms)
     elif kind == "suggest":
         yield ConfigStarted(record["config"], record["index"], record["values"], time_ms=time_ms)
     elif kind == "epoch":
@@ -82,6 +83,7 @@ def epoch_metrics(record: LedgerRecord) -> dict[str, float]:
     }
     for group, values in groups.items():
         metrics |= {exit_metric(group, i): v for i, v in enumerate(values, start=1)}
+    metrics |= {f"system/{name}": v for name, v in record.get("system", {}).items()}
     exits = len(groups["score"])
     metrics |= {exit_metric("collapsed", i + 1): float(i in record["collapsed"]) for i in range(exits)}
     return {name: float(value) for name, value in metrics.items() if value is not None}
@@ -124,7 +126,12 @@ def config_ended(
         depth = by_layer(cells)
         if curves := of_all(cells, curve_of):
             layers, at = mean_curve(curves)
-            curve = {"layers": layers.tolist(), "score": at.tolist()}
+            curve = {
+                "layers": layers.tolist(),
+                "score": at.tolist(),
+                "speed_up": (curves[0].depth / layers).round(4).tolist(),
+                "score_pct": (100 * at).round(3).tolist(),
+            }
         if (needed := layers_needed(cells, curve_of)) is not None:
             metrics["cv/layers"] = needed
     return ConfigEnded(config, status, metrics=metrics, depth=depth, curve=curve, time_ms=time_ms)

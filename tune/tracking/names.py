@@ -2,7 +2,7 @@
 
 The page docs/metrics.md has the same names; a test compares them. In a pattern, ``{exit}`` is an exit's number from
 01 (two digits at least: names then sort), ``{term}`` a training quantity, ``{option}`` an option of the search space,
-``{split}`` an evaluated split such as dev, ``{criterion}`` an exit criterion.
+``{split}`` an evaluated split such as dev, ``{measure}`` a system metric of MLflow, ``{criterion}`` an exit criterion.
 """
 
 from __future__ import annotations
@@ -18,7 +18,14 @@ from tune.analysis.labels import algorithm_label
 RunKind = Literal["sweep", "config", "fold", "summary", "refit"]
 Family = Literal["metric", "param", "tag"]
 
-_PLACEHOLDERS = {"{exit}": r"\d{2,}", "{term}": r"\w+", "{option}": r"\w+", "{split}": r"\w+", "{criterion}": r"[\w-]+"}
+_PLACEHOLDERS = {
+    "{exit}": r"\d{2,}",
+    "{term}": r"\w+",
+    "{option}": r"\w+",
+    "{split}": r"\w+",
+    "{measure}": r"\w+",
+    "{criterion}": r"[\w-]+",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +63,9 @@ def _tag(pattern: str, runs: tuple[RunKind, ...], meaning: str) -> Name:
     return Name("tag", pattern, runs, "", "", meaning)
 
 
+#: Keys of the pictures of one summary's run: the verdict, its curves, all methods' scores, all paired differences.
+VERDICT_PICTURES = ("verdict", "score against layer speed-up", "scores", "differences")
+
 _ALL: tuple[RunKind, ...] = ("sweep", "config", "fold", "summary", "refit")
 
 NAMES: tuple[Name, ...] = (
@@ -76,6 +86,7 @@ NAMES: tuple[Name, ...] = (
     _metric("train/{term}", "fold", "as named", "epoch", "epoch's mean of a training quantity, such as `loss_theta`"),
     _metric("theta_updates", "fold", "updates", "epoch", "θ updates since the start of the run"),
     _metric("seconds", "fold", "s", "epoch", "time that the epoch took, with its evaluation"),
+    _metric("system/{measure}", "fold", "as named", "epoch", "use of CPU, memory or GPU; only with `system_metrics`"),
     _metric("depth/score", "config", "fraction", "layer", "mean over runs of the exit's score at the best epoch"),
     _metric("depth/omega_ce", "config", "weight", "layer", "mean over runs of its `omega_ce` at the best epoch"),
     Name(
@@ -100,10 +111,20 @@ NAMES: tuple[Name, ...] = (
     _metric("cv/margin", "config", "fraction", "none", "mean margin of its scores over the majority class"),
     _metric("cv/cells", "config", "runs", "none", "finished runs: fewer than seeds × folds if pruned or stopped"),
     _metric("curve/layers", "config", "layers", "point", "mean exit layer under normalised entropy"),
+    _metric(
+        "curve/speed_up", "config", "ratio", "point", "layer speed-up (layers / mean exit layer) at `curve/layers`"
+    ),
+    _metric("curve/score_pct", "config", "per cent", "point", "the score at these points in per cent"),
     _metric("curve/score", "config", "fraction", "point", "mean over runs of the score at `curve/layers`"),
     _metric("summary/score", "summary", "fraction", "layer", "the exit's mean score over a method's runs"),
     _metric("summary/score_low", "summary", "fraction", "layer", "lower end of its 95 % CI"),
     _metric("summary/score_high", "summary", "fraction", "layer", "upper end of its 95 % CI"),
+    _metric("summary/exit_pct", "summary", "per cent", "layer", "the same mean in per cent"),
+    _metric("summary/exit_pct_low", "summary", "per cent", "layer", "lower end of its 95 % CI"),
+    _metric("summary/exit_pct_high", "summary", "per cent", "layer", "upper end of its 95 % CI"),
+    _metric("summary/omega_ce", "summary", "weight", "layer", "mean over a method's runs of its `omega_ce`"),
+    _metric("summary/omega_ce_low", "summary", "weight", "layer", "lower end of its 95 % CI"),
+    _metric("summary/omega_ce_high", "summary", "weight", "layer", "upper end of its 95 % CI"),
     _metric("summary/score_pct", "summary", "per cent", "none", "the method's mean score over runs and exits"),
     _metric("summary/score_pct_low", "summary", "per cent", "none", "lower end of its 95 % CI"),
     _metric("summary/score_pct_high", "summary", "per cent", "none", "upper end of its 95 % CI"),
@@ -111,12 +132,16 @@ NAMES: tuple[Name, ...] = (
     _metric("paired/diff", "summary", "fraction", "layer", "mean paired difference of two methods' scores"),
     _metric("paired/diff_low", "summary", "fraction", "layer", "lower end of its corrected 95 % CI"),
     _metric("paired/diff_high", "summary", "fraction", "layer", "upper end of its corrected 95 % CI"),
+    _metric("paired/exit_points", "summary", "points", "layer", "the same difference in points"),
+    _metric("paired/exit_points_low", "summary", "points", "layer", "lower end of its corrected 95 % CI"),
+    _metric("paired/exit_points_high", "summary", "points", "layer", "upper end of its corrected 95 % CI"),
     _metric("paired/diff_pct", "summary", "points", "none", "mean paired difference of the means over exits"),
     _metric("paired/diff_pct_low", "summary", "points", "none", "lower end of its corrected 95 % CI"),
     _metric("paired/diff_pct_high", "summary", "points", "none", "upper end of its corrected 95 % CI"),
     _metric("paired/pairs", "summary", "pairs", "none", "complete pairs that the difference is based on"),
     _metric("on_{split}/score", "refit", "fraction", "layer", "the exit's score on a split, after all training"),
     _metric("on_{split}/score_mean", "refit", "fraction", "none", "mean of the scores over exits"),
+    _metric("on_{split}/majority", "refit", "fraction", "none", "the majority class's score on the split"),
     _metric(
         "on_{split}/{criterion}_layers",
         "refit",
@@ -173,6 +198,8 @@ NAMES: tuple[Name, ...] = (
     _tag("label", ("summary",), "subject of the summary, unique within the sweep"),
     _tag("best_digest", ("refit",), "digest of the best file"),
     _tag("code", ("refit",), "version of this package, and a digest of its sources"),
+    _tag("verdict", ("sweep",), "the verdict on the first two methods, in a sentence"),
+    _tag("mlflow.loggedImages", ("summary",), "`True` with pictures, which lie in the run's artifacts"),
     _tag("digest", ("summary",), "digest of its contents: an unchanged summary is not written again"),
     _tag(
         "mlflow.parentRunId",
@@ -184,6 +211,9 @@ NAMES: tuple[Name, ...] = (
         ("config", "fold", "summary", "refit"),
         "the method's or the comparison's colour in charts",
     ),
+    _tag("mlflow.source.name", ("sweep", "config", "fold", "refit"), "the program"),
+    _tag("mlflow.source.type", ("sweep", "config", "fold", "refit"), "`LOCAL`"),
+    _tag("mlflow.source.git.commit", ("sweep", "config", "fold", "refit"), "git commit of the program, if it has one"),
     _tag("mlflow.note.content", ("sweep", "summary", "refit"), "the description on the run's page"),
 )
 

@@ -11,10 +11,10 @@ from tune.space.spec import experiment_of
 from tune.store.folder import SweepFolder, spec_of
 from tune.store.ledger import SweepState
 from tune.tracking.artifacts import rebuild_command
-from tune.tracking.events import SavedViews, TrackingEvent
+from tune.tracking.events import SavedViews, SweepVerdict, TrackingEvent
 from tune.tracking.saved_views import doubts, links, save_now
 from tune.tracking.server import resolve_uri
-from tune.tracking.summary import summaries
+from tune.tracking.summary import pool_of, summaries
 from tune.tracking.views import LOADED_RUNS, saved_views, view_contents
 
 log = logging.getLogger(__name__)
@@ -35,10 +35,9 @@ class Publisher:
     raised, since they must not end training.
     """
 
-    def __init__(self, tracker: Receiver, spec: SweepSpec, test_train_ratio: float | None):
-        self._tracker, self._spec = tracker, spec
-        self._ratio = test_train_ratio if spec.folds == 1 else None
-        self._next, self._begun = 1, 0
+    def __init__(self, tracker: Receiver, spec: SweepSpec, folder: SweepFolder):
+        self._tracker, self._spec, self._folder = tracker, spec, folder
+        self._next, self._begun, self._sentence = 1, 0, ""
 
     def start(self, state: SweepState) -> None:
         self._views(state)
@@ -61,14 +60,19 @@ class Publisher:
 
     def _summaries(self, state: SweepState) -> None:
         try:
-            for event in summaries(state, self._spec.folds, self._ratio):
+            made = summaries(pool_of(self._folder, self._spec, state))
+            for event in made.events:
                 self._tracker.put(event)
+            self._sentence = made.sentence
+            if made.sentence:
+                self._tracker.put(SweepVerdict(made.sentence))
         except Exception as error:
             log.warning(f"no summaries: {type(error).__name__}: {error}")
 
     def _views(self, state: SweepState) -> None:
         try:
-            self._tracker.put(SavedViews(saved_views(self._tracker.sweep, view_contents(self._spec, state))))
+            views = saved_views(self._tracker.sweep, view_contents(self._spec, state))
+            self._tracker.put(SavedViews(views, self._sentence))
         except Exception as error:
             log.warning(f"no saved views: {type(error).__name__}: {error}")
 
@@ -98,11 +102,13 @@ def show(
         raise SweepError(f"sweep {folder.name} has no configuration yet, and so no views: wait until one has started")
     uri = resolve_uri(tracking_uri or spec.tracking.uri)
     views = saved_views(folder.name, view_contents(spec, state))
+    sentence = summaries(pool_of(folder, spec, state)).sentence
     command = rebuild_command(folder, tracking_uri)
-    experiment_id = save_now(uri, experiment or experiment_of(spec), folder.name, views, command=command)
+    experiment_id = save_now(uri, experiment or experiment_of(spec), folder.name, views, sentence, command=command)
     return {
         "sweep": folder.name,
         "views": links(uri, experiment_id, folder.name, views),
+        "verdict": sentence,
         "complete": _completed_count(state),
         "running": folder.driver() is not None,
         "note": doubts(uri),

@@ -74,7 +74,7 @@ def rebuild(
         kept = _Kept(folder.name)
         curve_of = CellCurves(folder.path, log.warning)
         state = replay(folder.ledger, kept, curve_of)
-        Publisher(kept, spec, folder.manifest["test_train_ratio"]).end(state)
+        Publisher(kept, spec, folder).end(state)
         for event in events(_end(state), state, curve_of):
             kept.put(event)
         sent = with_newest_results(kept.events)
@@ -148,6 +148,7 @@ def write_missing(
         may_send=may_send,
         patience=CLOSE_SECONDS,
         with_views=tracker.takes_views,
+        with_pictures=tracker.takes_pictures,
     )
     runs: set[str] = set()
     before: list[RunDifference] = []

@@ -30,8 +30,10 @@ from tune.tracking.events import (
     Summary,
     SweepEnded,
     SweepStarted,
+    SweepVerdict,
     TrackingEvent,
 )
+from tune.tracking.images import picture_files, put_picture
 from tune.tracking.server import ensure_experiment, is_permanent, open_store, quoted, redact
 
 # MLflow has three final statuses. KILLED is its own convention (in its Optuna storage) for runs stopped on purpose.
@@ -67,6 +69,9 @@ class _Run:
     digest: str = ""
     ended: int = 0  # ms, by the ledger's clock
     curve: bool = False  # whether a configuration's curve is written
+    artifacts: str = ""  # the address of its files
+    note: str = ""
+    verdict: str = ""
 
 
 class RunWriter:
@@ -78,6 +83,9 @@ class RunWriter:
         self.experiment_id: str | None = None
         self._runs: dict[Key, _Run] | None = None
         self._in_doubt = False
+        self.pictures_refused = ""
+        self._source: Mapping[str, str] = {}
+        self._datasets: list[Any] = []
 
     @classmethod
     def into(cls, store: Any, sweep: str, task: str) -> RunWriter:
@@ -107,12 +115,14 @@ class RunWriter:
         self.connect()
         if isinstance(event, SavedViews):
             assert self.experiment_id is not None
-            saved_views.save(self._store, self._uri, self.experiment_id, self._sweep, event.views)
+            where = (self._uri, self.experiment_id, self._sweep)
+            saved_views.save(self._store, *where, event.views, event.sentence)
             return
         if self._runs is None:
             self._runs = self._find_runs()
         match event:
             case SweepStarted():
+                self._source, self._datasets = source_tags(event.source), datasets(event.dataset)
                 run = self._create(("sweep",), self._sweep, "", {"mlflow.note.content": event.note}, event.time_ms)
                 self._describe(run, event.params)
             case ConfigStarted():
@@ -135,6 +145,8 @@ class RunWriter:
                 self._config_ended(event)
             case Summary():
                 self._summary(event)
+            case SweepVerdict():
+                self._verdict(event)
             case SweepEnded():
                 self._sweep_ended(event)
             case _:
@@ -197,7 +209,10 @@ class RunWriter:
 
     def _summary(self, event: Summary) -> None:
         key = ("summary", event.label)
-        contents = json.dumps([event.metrics, event.depth, event.algorithm, event.note], sort_keys=True, default=list)
+        pictures = [[[picture.key, picture.contents] for picture in event.pictures]] if event.pictures else []
+        contents = json.dumps(
+            [event.metrics, event.depth, event.algorithm, event.note, *pictures], sort_keys=True, default=list
+        )
         digest = hashlib.sha256(contents.encode()).hexdigest()[:16]
         old = self._present.get(key)
         if old is not None and old.digest != digest:
@@ -205,13 +220,35 @@ class RunWriter:
             del self._present[key]
         tags = {"label": event.label, "digest": digest, "mlflow.note.content": event.note}
         tags |= {"mlflow.runColor": event.colour} if event.colour else {}
+        tags |= {"mlflow.loggedImages": "True"} if event.pictures else {}
         parent: Key | None = ("sweep",) if ("sweep",) in self._present else None
         name, algorithm = names.summary_run_name(event.label), event.algorithm or ""
         run = self._create(key, name, algorithm, tags, event.time_ms, parent=parent, digest=digest)
         if run.status == "RUNNING":
             points = _points(event.metrics.items(), 0) + _series("", event.depth, first=1)
             self._log(run, _rounded(points), at=event.time_ms)
+            self._pictures(run, event)
             self._end(run, "finished", event.time_ms)
+
+    def _pictures(self, run: _Run, event: Summary) -> None:
+        """Send pictures; a server that accepts no files is asked once, and its runs are complete without them."""
+        put = getattr(self._store, "put_picture", put_picture)
+        for picture in () if self.pictures_refused else event.pictures:
+            files = picture_files(picture.key, event.time_ms, hashlib.sha256(picture.contents.encode()).hexdigest())
+            if put is put_picture:
+                self.pictures_refused = put(self._store, run.artifacts, files, picture.draw)
+            else:
+                put(run.id, run.artifacts, files[:1], picture.draw)
+
+    def _verdict(self, event: SweepVerdict) -> None:
+        from mlflow.entities import RunTag
+
+        run = self._present[("sweep",)]
+        note = with_verdict(run.note, run.verdict, event.sentence)
+        tags = {"verdict": _clip(event.sentence, _MAX_TAG), "mlflow.note.content": _clip(note, _MAX_TAG)}
+        if (run.verdict, run.note) != tuple(tags.values()):
+            self._log(run, tags=[RunTag(key, value) for key, value in tags.items()])
+            run.verdict, run.note = tags.values()
 
     def _sweep_ended(self, event: SweepEnded) -> None:
         from mlflow.entities import RunTag
@@ -227,7 +264,8 @@ class RunWriter:
                     if not is_permanent(error):
                         raise  # otherwise this run was deleted, which must not prevent the sweep's end
         if event.note:
-            self._log(sweep, tags=[RunTag("mlflow.note.content", _clip(event.note, _MAX_TAG))])
+            sweep.note = _clip(with_verdict(event.note, "", sweep.verdict), _MAX_TAG)
+            self._log(sweep, tags=[RunTag("mlflow.note.content", sweep.note)])
         self._end(sweep, event.status, event.time_ms)
 
     @property
@@ -271,6 +309,7 @@ class RunWriter:
         if key in self._present:
             return self._present[key]
         tags = {"sweep": self._sweep, "task": self._task, "kind": key[0], **tags, **_algorithm_tags(algorithm)}
+        tags |= {} if key[0] == "summary" else self._source
         if parent is not None:
             above = self._present[parent]
             tags["mlflow.parentRunId"] = above.id
@@ -283,7 +322,10 @@ class RunWriter:
             # The run may have been created regardless, so search before trying again.
             self._runs, self._in_doubt = None, True
             raise
-        self._present[key] = _Run(run.info.run_id, name, algorithm, **state)
+        note = str(tags.get("mlflow.note.content") or "")
+        self._present[key] = _Run(
+            run.info.run_id, name, algorithm, artifacts=run.info.artifact_uri or "", note=note, **state
+        )
         return self._present[key]
 
     def _describe(self, run: _Run, params: Mapping[str, Any]) -> None:
@@ -291,6 +333,8 @@ class RunWriter:
         from mlflow.entities import Param
 
         if not run.described and params:
+            if self._datasets:
+                self._store.log_inputs(run.id, self._datasets)
             self._log(run, params=[Param(k, _clip(v, _MAX_PARAM)) for k, v in params.items() if v is not None])
         run.described = True
 
@@ -399,6 +443,38 @@ def _algorithm_tags(algorithm: str) -> dict[str, str | None]:
     }
 
 
+def source_tags(source: Mapping[str, str]) -> dict[str, str]:
+    """Return MLflow's own tags of a program.
+
+    Args:
+        source: Its `name`, and its git `commit` if it has one; empty: no tags.
+    """
+    if not source:
+        return {}
+    tags = {"mlflow.source.name": source["name"], "mlflow.source.type": "LOCAL"}
+    return tags | ({"mlflow.source.git.commit": source["commit"]} if source.get("commit") else {})
+
+
+def datasets(dataset: Mapping[str, Any]) -> list[Any]:
+    """Return a training split as MLflow's input of a run.
+
+    Args:
+        dataset: `name`, `digest`, `rows` and `source`; empty: no input.
+    """
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    if not dataset:
+        return []
+    entity = Dataset(
+        name=str(dataset["name"])[:500],
+        digest=str(dataset["digest"])[:36],
+        source_type="local",
+        source=json.dumps({"uri": redact(str(dataset["source"]))}),
+        profile=json.dumps({"num_rows": dataset["rows"]}),
+    )
+    return [DatasetInput(entity, [InputTag("mlflow.data.context", "training")])]
+
+
 def _cell(event: CellStarted | Epoch | CellEnded) -> Key:
     return ("fold", event.config_id, str(event.seed), str(event.fold))
 
@@ -426,7 +502,23 @@ def _state_of(run: Any) -> _Run:
         digest=tags.get("digest", ""),
         ended=run.info.end_time or 0,
         curve="curve/score" in run.data.metrics,
+        artifacts=run.info.artifact_uri or "",
+        note=tags.get("mlflow.note.content", ""),
+        verdict=tags.get("verdict", ""),
     )
+
+
+def with_verdict(note: str, old: str, new: str) -> str:
+    """Return a description with the verdict in it, in place of the old one; a user's own text stays.
+
+    Args:
+        note: The description.
+        old: The verdict that it may hold.
+        new: The present verdict.
+    """
+    if old and old in note:
+        return note.replace(old, new)
+    return "\n\n".join(dict.fromkeys(part for part in (new, note) if part))
 
 
 def _clip(value: Any, most: int) -> str:

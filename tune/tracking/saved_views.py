@@ -29,7 +29,7 @@ class ViewsRefused(Exception):
     """MLflow responds but does not accept the views. The sweep's results are in its runs regardless."""
 
 
-def save(store: Any, uri: str, experiment_id: str, sweep: str, views: Sequence[View]) -> None:
+def save(store: Any, uri: str, experiment_id: str, sweep: str, views: Sequence[View], sentence: str = "") -> None:
     """Write missing and changed views, and their links.
 
     Args:
@@ -38,13 +38,14 @@ def save(store: Any, uri: str, experiment_id: str, sweep: str, views: Sequence[V
         experiment_id: Id of the experiment.
         sweep: Name of the sweep.
         views: The views.
+        sentence: The sweep's verdict; empty without one.
 
     Raises:
         ViewsRefused: MLflow accepts no such tags. Any other exception may be temporary; calling again completes it.
     """
     experiment = store.get_experiment(experiment_id)
     try:
-        for key, value in _changes(experiment.tags, experiment_id, sweep, views).items():
+        for key, value in _changes(experiment.tags, experiment_id, sweep, views, sentence).items():
             _set(store, experiment_id, key, value)
     except Exception as error:
         if not is_permanent(error) and getattr(error, "error_code", None) not in _UNWILLING:
@@ -56,7 +57,7 @@ def save(store: Any, uri: str, experiment_id: str, sweep: str, views: Sequence[V
         ) from None
 
 
-def save_now(uri: str, experiment: str, sweep: str, views: Sequence[View], *, command: str) -> str:
+def save_now(uri: str, experiment: str, sweep: str, views: Sequence[View], sentence: str = "", *, command: str) -> str:
     """Write the views of a sweep that MLflow has.
 
     Args:
@@ -64,6 +65,7 @@ def save_now(uri: str, experiment: str, sweep: str, views: Sequence[View], *, co
         experiment: Name of the experiment.
         sweep: Name of the sweep.
         views: The views.
+        sentence: The sweep's verdict; empty without one.
         command: The command that fills MLflow, for messages.
 
     Returns:
@@ -75,7 +77,7 @@ def save_now(uri: str, experiment: str, sweep: str, views: Sequence[View], *, co
     with readable_errors(uri):
         store, run = existing_run(uri, experiment, sweep, "config", command=command)
         try:
-            save(store, uri, run.experiment_id, sweep, views)
+            save(store, uri, run.experiment_id, sweep, views, sentence)
         except ViewsRefused as error:
             raise TrackingError(str(error)) from None
     return str(run.experiment_id)
@@ -115,7 +117,7 @@ def _set(store: Any, experiment_id: str, key: str, value: str) -> None:
     store.set_experiment_tag(experiment_id, ExperimentTag(key, value))
 
 
-def lacking(store: Any, experiment_id: str, sweep: str, views: Sequence[View]) -> int:
+def lacking(store: Any, experiment_id: str, sweep: str, views: Sequence[View], sentence: str = "") -> int:
     """Count the missing and changed tags of the views and their links.
 
     Args:
@@ -123,14 +125,17 @@ def lacking(store: Any, experiment_id: str, sweep: str, views: Sequence[View]) -
         experiment_id: Id of the experiment.
         sweep: Name of the sweep.
         views: The views.
+        sentence: The sweep's verdict; empty without one.
 
     Returns:
         Number of tags.
     """
-    return len(_changes(store.get_experiment(experiment_id).tags, experiment_id, sweep, views))
+    return len(_changes(store.get_experiment(experiment_id).tags, experiment_id, sweep, views, sentence))
 
 
-def _changes(tags: Mapping[str, str], experiment_id: str, sweep: str, views: Sequence[View]) -> dict[str, str]:
+def _changes(
+    tags: Mapping[str, str], experiment_id: str, sweep: str, views: Sequence[View], sentence: str
+) -> dict[str, str]:
     """Return the tags to write; none if all are up to date, so that a replay changes nothing."""
     now, changes = time.time_ns() // 1_000_000, {}
     # The menu shows the newest first, so the first view gets the latest time.
@@ -143,21 +148,21 @@ def _changes(tags: Mapping[str, str], experiment_id: str, sweep: str, views: Seq
         except (KeyError, ValueError):
             pass  # missing, or written by another program
         changes[key] = encoded(view, created, now + rank)
-    note = _description(tags.get(_NOTE, ""), experiment_id, sweep, views)
+    note = _description(tags.get(_NOTE, ""), experiment_id, sweep, views, sentence)
     if note != tags.get(_NOTE, ""):
         changes[_NOTE] = note
     return changes
 
 
-def _description(old: str, experiment_id: str, sweep: str, views: Sequence[View]) -> str:
-    """Return the description with the sweep's line of links, in its old place or above all others.
+def _description(old: str, experiment_id: str, sweep: str, views: Sequence[View], sentence: str) -> str:
+    """Return the description with the sweep's line of links and its verdict, in its old place or above all others.
 
     If it would exceed MLflow's limit, the oldest links are dropped, with a line that states it. The links have no host,
     since readers may reach the server under another name than the sweep does.
     """
     named = [f"[{view.name.removeprefix(f'{sweep}: ')}]({_fragment(experiment_id, sweep, view)})" for view in views]
     start = f"**{sweep}**: ["
-    line = f"**{sweep}**: " + " · ".join(named)
+    line = f"**{sweep}**: " + " · ".join(named) + (f" — {sentence}" if sentence else "")
     lines = old.split("\n\n") if old else []
     at = next((i for i, one in enumerate(lines) if one.startswith(start) and _is_ours(one)), None)
     if at is None:

@@ -50,6 +50,7 @@ _REQUIRED_FIELDS = {
     "CreateRun": ("run", "info", "run_id"),
     "UpdateRun": ("run_info", "run_id"),
 }
+_ARTIFACTS = "/api/2.0/mlflow-artifacts/artifacts"
 _USERINFO = re.compile(r"(\w[\w+.-]*://)[^/\s]*@")
 _SECRET_QUERY = re.compile(r"([?&](?:password|passwd|pwd|token|sslpassword|access_token)=)[^&\s]*", re.IGNORECASE)
 
@@ -64,6 +65,10 @@ class ForeignAnswer(Exception):
     def __init__(self, message: str, error_code: str | None = None) -> None:
         super().__init__(message)
         self.error_code = error_code
+
+
+class FilesRefused(Exception):
+    """A server that accepts no files of runs."""
 
 
 def resolve_uri(option: str | None = None) -> str:
@@ -321,7 +326,51 @@ def _one_request_store(uri: str, timeout: tuple[float, float]) -> Any:
             )
             return _points(endpoint, response)
 
+        def put_file(self, artifact_uri: str, name: str, data: bytes) -> None:
+            """Write a file of a run through the server. Raises FilesRefused, or ForeignAnswer for a temporary error."""
+            path = urllib.parse.quote(f"{_artifact_path(artifact_uri)}/{name}")
+            _file_request(self.get_host_creds(), f"{_ARTIFACTS}/{path}", "PUT", timeout=timeout, data=data)
+
+        def files_of(self, artifact_uri: str, folder: str) -> list[str]:
+            """Return the names of the files in a folder of a run's files; raises as `put_file`."""
+            params = {"path": f"{_artifact_path(artifact_uri)}/{folder}"}
+            return _names(_file_request(self.get_host_creds(), _ARTIFACTS, "GET", timeout=timeout, params=params))
+
     return OneRequestStore(functools.partial(_credentials(uri), _address(uri)))
+
+
+def _artifact_path(artifact_uri: str) -> str:
+    return urllib.parse.urlsplit(artifact_uri).path.strip("/")
+
+
+def _file_request(credentials: Any, endpoint: str, method: str, **more: Any) -> Any:
+    """Send one request for files. Raises FilesRefused for a server that has none, ForeignAnswer for temporary errors."""
+    from mlflow.utils.rest_utils import http_request
+
+    response = http_request(credentials, endpoint, method, max_retries=0, raise_on_status=False, **more)
+    if response.status_code == 200:
+        return response
+    reason = f"{response.status_code}: {response.text[:200]!r}"
+    raise (FilesRefused if 400 <= response.status_code < 500 or response.status_code == 501 else ForeignAnswer)(reason)
+
+
+def _names(response: Any) -> list[str]:
+    try:
+        return [str(file["path"]) for file in json.loads(response.text).get("files", ())]
+    except (ValueError, LookupError, TypeError, AttributeError):
+        raise ForeignAnswer(f"{_ARTIFACTS} responded with {response.text[:200]!r}") from None
+
+
+def is_refusal(error: Exception) -> bool:
+    """Return whether a run's files cannot be written, however often this is tried."""
+    from requests import exceptions
+
+    if isinstance(error, FilesRefused | ImportError):
+        return True
+    temporary = isinstance(error, ForeignAnswer | exceptions.ConnectionError | exceptions.Timeout) or _disk_is_full(
+        error
+    )
+    return not temporary and (isinstance(error, OSError) or is_permanent(error))
 
 
 def _answer(api: Any, endpoint: str, response: Any) -> Any:

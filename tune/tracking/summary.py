@@ -1,79 +1,199 @@
-"""Summaries over all configurations, for MLflow: per method, and paired differences; correct at any number of runs."""
+"""Summaries over all configurations, for MLflow: per method, and paired differences; correct at any number of runs.
+
+The first two methods' verdict gives the sweep's sentence and the pictures of its saved views.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import itertools
-import math
-from collections.abc import Iterator, Mapping
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
+
+import numpy as np
 
 from leebert.errors import LeebertError
 from leebert.methods import METHODS, Method
-from tune.analysis.compare import compare, line_verdict
+from leebert.tradeoff import Tradeoff
+from tune.analysis import pictures
+from tune.analysis.compare import Comparison, PairedComparison, line_verdict
+from tune.analysis.compare_sweeps import OnSweep, at_speed_ups, compare_pool
 from tune.analysis.compare_text import based_on
+from tune.analysis.figures import colour
 from tune.analysis.labels import PAIR_COLOURS, algorithm_label
-from tune.analysis.stats import Interval, corrected_t, fold_ratio
+from tune.analysis.stats import Interval, corrected_t
+from tune.analysis.sweeps import LoadedSweep, SweepPool
+from tune.analysis.verdict import Verdict
+from tune.space import SweepSpec
+from tune.store.curves import CellCurves
+from tune.store.folder import SweepFolder
+from tune.store.history import CellKey, History
 from tune.store.ledger import SweepState
 from tune.store.ranking import cells_of, completed, exit_scores
-from tune.tracking.events import Summary
+from tune.tracking.events import Picture, Summary
+from tune.tracking.names import VERDICT_PICTURES
 
 
-def summaries(state: SweepState, folds: int, test_train_ratio: float | None) -> Iterator[Summary]:
-    """Compute a summary per method, and one per pair of methods whose configurations can be paired.
+@dataclasses.dataclass(frozen=True)
+class Summaries:
+    """All summaries of a sweep.
+
+    Attributes:
+        events: One per method, and one per pair of methods whose configurations can be paired; of pairs with several
+            values of an option that only one side has, also one per value.
+        sentence: The verdict on the first two methods; empty without one.
+    """
+
+    events: tuple[Summary, ...]
+    sentence: str = ""
+
+
+def pool_of(folder: SweepFolder, spec: SweepSpec, state: SweepState) -> SweepPool:
+    """Return a sweep as a comparison reads it, from the state at hand.
 
     Args:
-        state: The sweep's state.
-        folds: The number of folds.
-        test_train_ratio: Validation samples per training sample; 1/(folds - 1) unless given.
+        folder: The sweep's folder.
+        spec: Its space.
+        state: Its state.
+
+    Returns:
+        The sweep, whose results depend on the completed configurations only, not on whether it still runs.
     """
-    ratio = fold_ratio(folds) if test_train_ratio is None else test_train_ratio
+    # Incomplete configurations keep no runs here, but are still counted.
+    configs = {id: c if c.state == "complete" else dataclasses.replace(c, cells=()) for id, c in state.configs.items()}
+    state = dataclasses.replace(state, configs=configs)
+    return SweepPool(
+        name=folder.name,
+        sweeps=(LoadedSweep(folder, spec, folder.manifest, state, "finished"),),
+        state=state,
+        homes=dict.fromkeys(configs, folder.path),
+        unfinished="",
+        planned=None,
+    )
+
+
+def summaries(pool: SweepPool) -> Summaries:
+    """Compute the summaries of a sweep's methods and of every pair of them."""
+    state = pool.state
     finished = completed(state.history())
     algorithms = sorted({str(c.values.get("algorithm", "")) for c in finished}, key=_order)
-    for algorithm in algorithms:
-        of_method = tuple(c for c in finished if c.values.get("algorithm", "") == algorithm)
-        # (runs, exits): each run averaged over configurations, the unit of every interval here
-        scores = exit_scores(of_method, cells_of(of_method))
-        overall = corrected_t(scores.mean(axis=1).tolist(), ratio)
-        intervals = [corrected_t(column.tolist(), ratio) for column in scores.T]
-        yield Summary(
-            algorithm_label(algorithm),
-            metrics={"summary/configs": float(len(of_method)), **_percent("summary/score_pct", overall)},
-            depth={
-                "depth/layer": range(1, len(intervals) + 1),
-                "summary/score": [i.mean for i in intervals],
-                "summary/score_low": [_or_none(i.low) for i in intervals],
-                "summary/score_high": [_or_none(i.high) for i in intervals],
-            },
-            algorithm=algorithm,
-            note=f"{_counted(len(of_method), 'configuration')}, {_counted(len(scores), 'run')} each",
-            time_ms=_newest(state, {"algorithm": algorithm}),
-        )
+    of_method = {a: tuple(c for c in finished if c.values.get("algorithm", "") == a) for a in algorithms}
+    methods = [_of_method(pool, algorithm, side) for algorithm, side in of_method.items()]
+    results = list(_compared(pool, algorithms))
+    pairs: list[tuple[Summary, pictures.Row]] = []
     colours = itertools.cycle(PAIR_COLOURS)
-    # Incomplete configurations keep no runs here, but are still counted.
-    ids = {c.id for c in finished}
-    history = tuple(c if c.id in ids else dataclasses.replace(c, cells=()) for c in state.history())
+    for (a, b), result in results:
+        pairs += _of_pair(state, a, b, result.scores, colours)
+    if not methods:
+        return Summaries(())
+    first = results[0][1].verdict if results else None
+    shown = _overview([row for _, row in methods], [row for _, row in pairs])
+    if first is not None:
+        shown = [*_of_verdict(first), *shown]
+    events = [summary for summary, _ in methods] + [summary for summary, _ in pairs]
+    holder = len(methods) if pairs else 0  # the first pair's run, or that of the only method
+    events[holder] = dataclasses.replace(events[holder], pictures=tuple(shown))
+    return Summaries(tuple(events), first.sentence if first is not None else "")
+
+
+def _compared(pool: SweepPool, algorithms: Sequence[str]) -> Iterator[tuple[tuple[str, str], OnSweep]]:
+    """Compare all pairs of methods that can be paired; the first one also at layer speed-ups, if curves are recorded."""
+    curve_of = CellCurves(pool.sweeps[0].folder.path, lambda text: None)  # the feed has reported what is missing
+    replayed: dict[CellKey, Tradeoff] = {}
+    for key, record in pool.state.cells.items():
+        if pool.state.configs[key[0]].state == "complete" and (curve := curve_of(record)) is not None:
+            replayed[key] = curve
     for a, b in itertools.combinations(algorithms, 2):
         try:
-            comparison = compare(history, a, b, folds=folds, test_train_ratio=ratio)
+            yield (a, b), compare_pool(pool, a, b, objectives=at_speed_ups() if replayed else (), replayed=replayed)
         except LeebertError:
             continue  # no common configurations
-        for line in comparison.lines:
-            yield Summary(
-                f"{_side(a, line.a_only)} minus {_side(b, line.b_only)}",
-                metrics={"paired/pairs": float(len(line.paired)), **_percent("paired/diff_pct", line.difference)},
-                depth={
-                    "depth/layer": range(1, len(line.exits) + 1),
-                    "paired/diff": [i.mean for i in line.exits],
-                    "paired/diff_low": [_or_none(i.low) for i in line.exits],
-                    "paired/diff_high": [_or_none(i.high) for i in line.exits],
-                },
-                colour=next(colours),
-                note="\n\n".join(
-                    [line_verdict(line, ratio), based_on(line), *(f"Warning: {w}" for w in comparison.warnings)]
-                ),
-                time_ms=_newest(state, {"algorithm": a, **line.a_only}, {"algorithm": b, **line.b_only}),
-            )
+        replayed = {}
+
+
+def _of_method(pool: SweepPool, algorithm: str, side: History) -> tuple[Summary, pictures.Row]:
+    """Summarise a method's completed configurations."""
+    # (runs, exits): each run averaged over configurations, the unit of every interval here
+    cells, ratio = cells_of(side), pool.test_train_ratio
+    scores = exit_scores(side, cells)
+    overall = corrected_t(scores.mean(axis=1).tolist(), ratio)
+    intervals = [corrected_t(column.tolist(), ratio) for column in scores.T]
+    records = [[pool.state.cells[c.id, *cell]["weights"].get("ce") for cell in cells] for c in side]
+    weights = []
+    if all(run for runs in records for run in runs):
+        weights = [corrected_t(column.tolist(), ratio) for column in np.mean(np.array(records), axis=0).T]
+    name = algorithm_label(algorithm)
+    summary = Summary(
+        name,
+        metrics={"summary/configs": float(len(side)), **_percent("summary/score_pct", overall)},
+        depth={
+            "depth/layer": range(1, len(intervals) + 1),
+            **_by_exit("summary/score", intervals),
+            **_by_exit("summary/exit_pct", intervals, 100),
+            **_by_exit("summary/omega_ce", weights),
+        },
+        algorithm=algorithm,
+        note=f"{_counted(len(side), 'configuration')}, {_counted(len(scores), 'run')} each",
+        time_ms=_newest(pool.state, {"algorithm": algorithm}),
+    )
+    return summary, _row(name, overall, colour(algorithm, 0), shown=overall.defined)
+
+
+def _of_pair(
+    state: SweepState, a: str, b: str, comparison: Comparison, colours: Iterator[str]
+) -> Iterator[tuple[Summary, pictures.Row]]:
+    """Summarise a pair of methods: all their pairs of configurations together, and each value of one-sided options."""
+    ratio, warnings = comparison.test_train_ratio, [f"Warning: {w}" for w in comparison.warnings]
+    lines: list[tuple[str, PairedComparison]] = []
+    if len(comparison.lines) > 1:
+        lines.append((f"{algorithm_label(a)} minus {algorithm_label(b)}", comparison.overall))
+    for line in comparison.lines:
+        lines.append((f"{_side(a, line.a_only)} minus {_side(b, line.b_only)}", line))
+    for label, line in lines:
+        tint = next(colours)
+        summary = Summary(
+            label,
+            metrics={"paired/pairs": float(len(line.paired)), **_percent("paired/diff_pct", line.difference)},
+            depth={
+                "depth/layer": range(1, len(line.exits) + 1),
+                **_by_exit("paired/diff", line.exits),
+                **_by_exit("paired/exit_points", line.exits, 100),
+            },
+            colour=tint,
+            note="\n\n".join([line_verdict(line, ratio), based_on(line), *warnings]),
+            time_ms=_newest(state, {"algorithm": a, **line.a_only}, {"algorithm": b, **line.b_only}),
+        )
+        yield summary, _row(label, line.difference, tint, shown=line.difference.useful)
+
+
+def _of_verdict(verdict: Verdict) -> list[Picture]:
+    """Return the pictures of a verdict."""
+    contents = json.dumps(verdict.as_dict(), sort_keys=True)
+    shown = [Picture(VERDICT_PICTURES[0], contents, partial(pictures.verdict_picture, verdict))]
+    if verdict.curves:
+        shown.append(Picture(VERDICT_PICTURES[1], contents, partial(pictures.curves_picture, verdict)))
+    return shown
+
+
+def _overview(methods: Sequence[pictures.Row], pairs: Sequence[pictures.Row]) -> list[Picture]:
+    """Return pictures of all methods' scores and of all paired differences, with their intervals."""
+    parts = [(VERDICT_PICTURES[2], "Score of each method", methods, "validation score, mean over exits (%)", False)]
+    if pairs:
+        parts.append((VERDICT_PICTURES[3], "Paired differences", pairs, "difference, mean over exits (points)", True))
+    shown = []
+    for key, title, rows, x, zero in parts:
+        with_ends = any(row.low is not None for row in rows)
+        words = f"{title}: mean{' and 95 % CI over runs' if with_ends else ' over runs, too few for an interval'}"
+        contents = json.dumps([dataclasses.astuple(row) for row in rows])
+        shown.append(Picture(key, contents, partial(pictures.rows_picture, words, rows, x, zero=zero)))
+    return shown
+
+
+def _row(name: str, interval: Interval, tint: str, *, shown: bool) -> pictures.Row:
+    low, high = (round(100 * end, 3) if shown else None for end in (interval.low, interval.high))
+    return pictures.Row(name, round(100 * interval.mean, 3), low, high, tint)
 
 
 def _order(algorithm: str) -> tuple[int, str]:
@@ -90,14 +210,28 @@ def _newest(state: SweepState, *sides: Mapping[str, Any]) -> int:
     return int(1000 * max((cell["time"] for config in about for cell in state.cells_of.get(config, ())), default=0))
 
 
-def _or_none(value: float) -> float | None:
-    return None if math.isnan(value) else value
+def _by_exit(name: str, intervals: Sequence[Interval], factor: float = 1.0) -> dict[str, list[float | None]]:
+    """Return means and ends of intervals by exit; None for unknown ends, nothing without intervals."""
+    if not intervals:
+        return {}
+    return {
+        name: [factor * i.mean for i in intervals],
+        f"{name}_low": [factor * i.low if _is_shown(name, i) else None for i in intervals],
+        f"{name}_high": [factor * i.high if _is_shown(name, i) else None for i in intervals],
+    }
 
 
 def _percent(name: str, interval: Interval) -> dict[str, float]:
     """Return an interval of fractions in per cent, without unknown ends."""
-    numbers = {name: interval.mean, f"{name}_low": interval.low, f"{name}_high": interval.high}
-    return {key: round(100 * value, 3) for key, value in numbers.items() if not math.isnan(value)}
+    numbers = {name: interval.mean}
+    if _is_shown(name, interval):
+        numbers |= {f"{name}_low": interval.low, f"{name}_high": interval.high}
+    return {key: round(100 * value, 3) for key, value in numbers.items()}
+
+
+def _is_shown(name: str, interval: Interval) -> bool:
+    """Return whether an interval is shown: that of a difference over two or three runs would be too wide to be of use."""
+    return interval.useful if name.startswith("paired/") else interval.defined
 
 
 def _side(algorithm: str, only: Mapping[str, Any]) -> str:

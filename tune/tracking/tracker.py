@@ -88,6 +88,11 @@ class Tracker:
         return not self._views_refused
 
     @property
+    def takes_pictures(self) -> bool:
+        """Whether MLflow accepts files of runs; True until it refuses them."""
+        return not self._writer.pictures_refused
+
+    @property
     def views(self) -> dict[str, str]:
         """The addresses of the saved views that MLflow accepted last, by their names."""
         if self._views is None or self.experiment_id is None:
@@ -127,6 +132,8 @@ class Tracker:
                     reported = now
                     log.info(f"MLflow at {redact(self.uri)}: sending {remaining} pending events")
         self._abandoned = True
+        if refused := self._writer.pictures_refused:
+            log.warning(f"MLflow at {redact(self.uri)} accepts no pictures ({redact(refused)}); its runs are complete")
         if self.waiting:
             log.warning(
                 f"MLflow at {redact(self.uri)}: {self.waiting} events were not sent. They are in the sweep's ledger; "

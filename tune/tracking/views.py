@@ -19,7 +19,6 @@ from tune.space import SweepSpec
 from tune.store.ledger import SweepState
 from tune.tracking import names
 from tune.tracking.events import View
-from tune.tracking.feed import by_layer
 from tune.tracking.server import quoted
 
 #: Minor versions of MLflow in which every view was checked in a browser.
@@ -43,8 +42,6 @@ class ViewContents:
         shared: The swept options that every method uses.
         others: The swept options that only some methods use.
         complete: The number of completed configurations.
-        ranges: The lowest and highest value of each series over completed configurations; without them the y-axis of
-            grouped charts would begin at 0.
         begun: The number of configurations, pruned, failed and running ones included.
     """
 
@@ -52,18 +49,12 @@ class ViewContents:
     shared: tuple[str, ...] = ()
     others: tuple[str, ...] = ()
     complete: int = 0
-    ranges: Mapping[str, tuple[float, float]] = dataclasses.field(default_factory=dict)
     begun: int = 0
 
 
 def view_contents(spec: SweepSpec, state: SweepState) -> ViewContents:
     """Collect the contents of the views from a sweep's current state."""
     complete = [c.id for c in state.history() if c.state == "complete"]
-    values_of: dict[str, list[float]] = {}
-    for config in complete:
-        cells = [r for r in state.cells_of.get(config, []) if r["score"] is not None]
-        for series, numbers in (by_layer(cells) if cells else {}).items():
-            values_of.setdefault(f"depth/{series}", []).extend(v for v in numbers if v is not None)
     # An option with one value distinguishes nothing.
     swept = [option for option, values in spec.space.items() if values.count != 1]
     options = {o: all(applies(o, a) for a in spec.algorithms) for o in swept}
@@ -72,7 +63,6 @@ def view_contents(spec: SweepSpec, state: SweepState) -> ViewContents:
         shared=tuple(o for o, all_use_it in options.items() if all_use_it),
         others=tuple(o for o, all_use_it in options.items() if not all_use_it),
         complete=len(complete),
-        ranges={series: (min(numbers), max(numbers)) for series, numbers in values_of.items() if numbers},
         begun=len(state.configs),
     )
 
@@ -81,7 +71,7 @@ def saved_views(sweep: str, of: ViewContents) -> tuple[View, ...]:
     """Return the views of one sweep, the most important first."""
     return (
         View("clo-vs-blo", f"{sweep}: {_title(of.algorithms)}", _algorithms(sweep, of)),
-        View("speed", f"{sweep}: score against mean exit layer", _speed(sweep, of)),
+        View("speed", f"{sweep}: speed against accuracy", _speed(sweep, of)),
         View("configurations", f"{sweep}: all configurations", _configurations(sweep, of)),
         View("summary", f"{sweep}: summary", _summary(sweep)),
     )
@@ -122,24 +112,24 @@ def decoded(value: str) -> tuple[str, ViewState, int]:
 
 
 def _algorithms(sweep: str, of: ViewContents) -> ViewState:
-    part = _part(of.complete)
-    depth = [_depth("depth/score", of), _depth("depth/omega_ce", of)]
+    by_exit = {key: _interval(key) for key in ("summary/exit_pct", "paired/exit_points", "summary/omega_ce")}
     sections = [
-        _Section("depth", f"Score and ω by exit: mean and range{part}", depth, 2, 440),
-        _Section("score", f"Cross-validated score and layers needed{part}", [_bar(k) for k in _BARS], 3, 300),
+        _Section("verdict", f"Verdict: {_title(of.algorithms)}", [_pictures(names.VERDICT_PICTURES[:2])], 1, 760),
+        _Section("score", "Score (%) by exit: mean and 95 % CI", [by_exit["summary/exit_pct"]], 1, 420),
+        _Section("diff", "Difference by exit in points, with 95 % CI", [by_exit["paired/exit_points"]], 1, 420),
+        _Section("omega", "ω by exit: mean and 95 % CI", [by_exit["summary/omega_ce"]], 1, 420),
     ]
-    grouped = {"aggregateFunction": "average", "groupByKeys": [{"mode": "tag", "groupByData": "approach"}]}
-    return _state(_filter(sweep, "config", "complete"), _config_columns(of), sections, groupBy=grouped)
+    return _of_summaries(sweep, sections)
 
 
 def _speed(sweep: str, of: ViewContents) -> ViewState:
     part = _part(of.complete)
-    curve = _line("curve/score", over="curve/layers")
+    curve = _line("curve/score_pct", over="curve/speed_up", points=False)
     sections = [
-        _Section("curve", f"Score against mean exit layer, one line per configuration{part}", [curve], 1, 620),
+        _Section("curve", f"Score (%) against layer speed-up{part}", [curve], 1, 620),
         _Section(
             "points",
-            f"Score against layers needed for a drop of at most 1 point{part}",
+            f"Score (%) against layers needed{part}",
             [_scatter(_LAYERS, _SCORE)],
             1,
             440,
@@ -165,18 +155,24 @@ def _configurations(sweep: str, of: ViewContents) -> ViewState:
 
 
 def _summary(sweep: str) -> ViewState:
-    by_exit = {
-        key: _line(key, f"{key}_low", f"{key}_high", over="depth/layer") for key in ("summary/score", "paired/diff")
-    }
-    overall = {key: [f"{key}_low", key, f"{key}_high"] for key in ("summary/score_pct", "paired/diff_pct")}
-    bars = {key: [_bar(metric) for metric in metrics] for key, metrics in overall.items()}
     sections = [
-        _Section("diff", "Paired difference by exit, with 95 % CI", [by_exit["paired/diff"]], 1, 420),
-        _Section("score", "Score by exit, with 95 % CI", [by_exit["summary/score"]], 1, 420),
-        _Section("diff-bars", "Paired difference in points: mean and 95 % CI", bars["paired/diff_pct"], 3, 280),
-        _Section("score-bars", "Score in per cent: mean and 95 % CI", bars["summary/score_pct"], 3, 280),
+        _Section(
+            "overview",
+            "Scores and differences, with 95 % CI",
+            [_pictures(names.VERDICT_PICTURES[2:])],
+            1,
+            760,
+        ),
+        _Section("diff", "Difference by exit in points, with 95 % CI", [_interval("paired/exit_points")], 1, 420),
+        _Section("score", "Score (%) by exit, with 95 % CI", [_interval("summary/exit_pct")], 1, 420),
     ]
-    metrics = (*overall["paired/diff_pct"], *overall["summary/score_pct"], "paired/pairs", "summary/configs")
+    return _of_summaries(sweep, sections)
+
+
+def _of_summaries(sweep: str, sections: Sequence[_Section]) -> ViewState:
+    """Make a view of the sweep's summaries."""
+    ends = [f"{key}{end}" for key in ("paired/diff_pct", "summary/score_pct") for end in ("", "_low", "_high")]
+    metrics = (*ends, "paired/pairs", "summary/configs")
     columns = {"attributes.`Description`": 420} | {f"metrics.`{metric}`": 150 for metric in metrics}
     return _state(_filter(sweep, "summary"), columns, sections, kind="summary", order="tags.`mlflow.runName`")
 
@@ -213,6 +209,17 @@ def _state(
          "isGenerated": True}
         for metric in _metrics(kind) if metric not in shown
     ]  # fmt: skip
+    # Likewise for each picture, unless a card shows it alone.
+    cards += [
+        {
+            **_pictures([key]),
+            "uuid": f"no-{key}",
+            "metricSectionId": sections[0].id,
+            "deleted": True,
+            "isGenerated": True,
+        }
+        for key in (names.VERDICT_PICTURES if kind == "summary" else ())
+    ]
     return {
         "searchFilter": where,
         "orderByKey": order,
@@ -266,7 +273,7 @@ def _card(id: str, type: str, **more: Any) -> ViewState:
     }  # fmt: skip
 
 
-def _line(metric: str, *with_: str, over: str, y: tuple[float, float] | None = None) -> ViewState:
+def _line(metric: str, *with_: str, over: str, points: bool = True) -> ViewState:
     """Make lines of one metric and others `with_` it, over a metric of the same steps, which labels the axis."""
     return _card(
         f"line-{metric}",
@@ -278,19 +285,18 @@ def _line(metric: str, *with_: str, over: str, y: tuple[float, float] | None = N
         useGlobalXaxisKey=False,
         lineSmoothness=0,
         useGlobalLineSmoothing=False,
-        displayPoints=True,
-        **({"range": {"yMin": y[0], "yMax": y[1]}} if y else {}),
+        displayPoints=points,
     )
 
 
-def _depth(metric: str, of: ViewContents) -> ViewState:
-    low, high = of.ranges.get(metric, (0.0, 0.0))
-    margin = 0.08 * (high - low)
-    return _line(metric, over="depth/layer", y=(low - margin, high + margin) if margin else None)
+def _interval(metric: str) -> ViewState:
+    """Make lines of a mean by exit and of both ends of its interval."""
+    return _line(metric, f"{metric}_low", f"{metric}_high", over="depth/layer")
 
 
-def _bar(metric: str) -> ViewState:
-    return _card(f"bar-{metric}", "BAR", metricKey=metric)
+def _pictures(keys: Sequence[str]) -> ViewState:
+    """Make a grid of pictures: one key alone would be shown at 250 pixels, several fill the width."""
+    return _card("pictures", "IMAGE", imageKeys=list(keys), step=0, showRunParams=False)
 
 
 def _scatter(x: str, y: str, kind: Literal["METRIC", "PARAM"] = "METRIC") -> ViewState:

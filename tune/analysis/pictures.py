@@ -1,0 +1,150 @@
+"""Pictures of a verdict and of all methods, as PNG: MLflow shows them beside its charts, in square frames."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import textwrap
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from tune.analysis.figures import colour
+from tune.analysis.verdict import Effect, ScoreCurve, Verdict
+from tune.analysis.wording import level
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+#: Inches and dots per inch: text of 8 points is 11 pixels high in a frame of 420 pixels.
+_SIZE, _DPI = 4.5, 200
+_NEUTRAL = "#5a5e66"
+
+#: The largest number of exits that a forest plot shows; of more it shows evenly spaced ones, the first and last included.
+MOST_EXITS = 8
+
+#: The layer speed-ups that an axis names.
+_TICKS = (1, 1.5, 2, 3, 4, 6, 8, 12, 24)
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """A line of a forest plot: a value with its interval, in points or per cent; no interval if `low` is None."""
+
+    name: str
+    value: float
+    low: float | None
+    high: float | None
+    colour: str
+    filled: bool = True
+
+
+def verdict_picture(verdict: Verdict) -> bytes:
+    """Draw a verdict's sentence and forest plot."""
+    sides = [colour(str(side.value), i) for i, side in enumerate((verdict.a, verdict.b))]
+    rows = [_row(effect, sides) for effect in _shown(verdict.effects)]
+    figure, axes = _square(f"{verdict.sentence}.")
+    _forest(axes, rows)
+    axes.axvline(0, color="#333333", lw=0.9, zorder=0)
+    reach = max(abs(end) for end in axes.get_xlim())
+    axes.set_xlim(-reach, reach)
+    intervals = f"with {level(verdict.main.confidence)}" if verdict.main.low is not None else "without intervals"
+    axes.set_xlabel(f"{verdict.a.name} minus {verdict.b.name}, points, {intervals}\n(filled: significant)")
+    for name, x, align in ((f"◂ {verdict.b.name} better", 0, "left"), (f"{verdict.a.name} better ▸", 1, "right")):
+        axes.annotate(
+            name, (x, 1.0), (0, 4), xycoords="axes fraction", textcoords="offset points", ha=align, fontsize=7.5
+        )
+    return _png(figure)
+
+
+def curves_picture(verdict: Verdict) -> bytes:
+    """Draw the score of both sides against layer speed-up, with their bands."""
+    first = verdict.curves["a"]
+    band = "95 % CI" if first.band == "interval" else "range"
+    figure, axes = _square(
+        f"Score against layer speed-up under {verdict.criterion}; band: {band} over {first.runs} runs"
+    )
+    for i, (side, key) in enumerate(((verdict.a, "a"), (verdict.b, "b"))):
+        _curve(axes, side.name, verdict.curves[key], colour(str(side.value), i))
+    most = max(max(verdict.curves[key].speed_ups) for key in ("a", "b"))
+    axes.set_xscale("log")
+    ticks = [tick for tick in _TICKS if tick <= 1.02 * most]
+    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.minorticks_off()
+    axes.set(xlabel="layer speed-up", ylabel="validation score (%)")
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False, fontsize=8)
+    return _png(figure)
+
+
+def rows_picture(title: str, rows: Sequence[Row], x: str, *, zero: bool) -> bytes:
+    """Draw values with their intervals, one below the other.
+
+    Args:
+        title: Title of the picture.
+        rows: The values, from top to bottom.
+        x: Label of the axis.
+        zero: Whether to mark 0.
+    """
+    figure, axes = _square(title)
+    _forest(axes, rows)
+    if zero:
+        axes.axvline(0, color="#333333", lw=0.9, zorder=0)
+    axes.set_xlabel(x)
+    return _png(figure)
+
+
+def _shown(effects: Sequence[Effect]) -> list[Effect]:
+    exits = [e for e in effects if e.key.startswith("exit_")]
+    last = len(exits) - 1
+    kept = {exits[round(i * last / (MOST_EXITS - 1))].key for i in range(MOST_EXITS)} if exits else set()
+    return [e for e in effects if e.estimate is not None and (e.key in kept or not e.key.startswith("exit_"))]
+
+
+def _row(effect: Effect, sides: Sequence[str]) -> Row:
+    assert effect.estimate is not None
+    significant = bool(effect.significant)
+    tint = sides[0 if effect.estimate > 0 else 1] if significant else _NEUTRAL
+    low, high = (None if end is None else 100 * end for end in (effect.low, effect.high))
+    return Row(effect.name, 100 * effect.estimate, low, high, tint, significant)
+
+
+def _square(title: str) -> tuple[Figure, Axes]:
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    with mpl.rc_context({"font.size": 8}):
+        figure = Figure(figsize=(_SIZE, _SIZE), dpi=_DPI, layout="constrained")
+        axes = figure.subplots()
+    # Without mathematics: names may hold "$".
+    words = textwrap.fill(title, 58).replace("$", r"\$")
+    figure.suptitle(words, fontsize=8.6, fontweight="bold", ha="left", x=0.015)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def _forest(axes: Axes, rows: Sequence[Row]) -> None:
+    at = range(len(rows))
+    for y, row in zip(at, rows, strict=True):
+        if row.low is not None and row.high is not None:
+            axes.plot([row.low, row.high], [y, y], color=row.colour, lw=1.6, solid_capstyle="butt")
+        face = row.colour if row.filled else "white"
+        axes.plot(row.value, y, marker="o", ms=5.5, mfc=face, mec=row.colour, mew=1.4)
+    names = ["\n".join(textwrap.wrap(row.name, 28, break_on_hyphens=False)).replace("$", r"\$") for row in rows]
+    axes.set_yticks(at, names)
+    axes.set_ylim(len(rows) - 0.4, -0.6)
+    axes.margins(x=0.08)
+    axes.grid(axis="x", alpha=0.3)
+    axes.tick_params(axis="y", length=0)
+
+
+def _curve(axes: Axes, name: str, curve: ScoreCurve, tint: str) -> None:
+    score, low, high = ([100 * v for v in values] for values in (curve.scores, curve.low, curve.high))
+    axes.plot(curve.speed_ups, score, color=tint, lw=1.8, label=name)
+    axes.fill_between(curve.speed_ups, low, high, color=tint, alpha=0.15, lw=0)
+
+
+def _png(figure: Figure) -> bytes:
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format="png", metadata={"Software": None})
+    return drawn.getvalue()
