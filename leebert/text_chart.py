@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import TextIO
 
@@ -61,17 +62,19 @@ def line_chart(
     low, high = ticks[-1], ticks[0]
     labels = [f"{value:.6g}" for value in ticks]
     margin = max(map(len, labels)) + 1
-    columns = max(width, 30) - margin - 1
+    width = max(width, 30)
+    columns = width - margin - 1
     canvas = _canvas(series, marks, (min(x_ticks), max(x_ticks)), (low, high), (height, columns))
     places = np.linspace(0, height - 1, len(ticks)).round().astype(int).tolist()
     rows_of_labels = dict(zip(places, labels, strict=True))
-    lines = [y_label]
+    lines = textwrap.wrap(y_label, width)
     for number, row in enumerate(canvas):
         label = rows_of_labels.get(number, "")
         lines.append(f"{label:>{margin - 1}} {axes[1] if label else axes[0]}{row}".rstrip())
     lines += _x_axis(x_ticks, axes, margin, columns)
-    lines.append(" " * (margin + 1) + x_label)
-    lines += _legend([f"{mark} {name}" for mark, name in zip(marks, series, strict=False)], max(width, 30))
+    indent = " " * (margin + 1)
+    lines += textwrap.wrap(x_label, width, initial_indent=indent, subsequent_indent=indent)
+    lines += _legend([f"{mark} {name}" for mark, name in zip(marks, series, strict=False)], width)
     return lines
 
 

@@ -68,8 +68,8 @@ def curves_chart(
     return line_chart(
         points,
         x_ticks=ticks,
-        x_label=f"mean exit layer (layer speed-up), exit criterion: {RankingObjective().under}",
-        y_label=f"{metric.replace('_', ' ')}, % (validation folds)",
+        x_label="mean exit layer (layer speed-up)",
+        y_label=f"{metric.replace('_', ' ')}, %, on validation folds; exits by {RankingObjective().under}",
         width=width,
         unicode=unicode,
     )
