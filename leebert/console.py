@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import re
+import shutil
 import signal
 import sys
 import textwrap
@@ -194,11 +195,10 @@ def sentence(text: str, hanging: int = 0) -> None:
     if not sys.stdout.isatty():
         print(text)
         return
-    from rich.console import Console
-
+    width = shutil.get_terminal_size().columns
     for line in text.splitlines() or [""]:
         indent = " " * (len(line) - len(line.lstrip()) + hanging)
-        lines = textwrap.wrap(_joined(line), Console().width, subsequent_indent=indent, **_BETWEEN_WORDS)
+        lines = textwrap.wrap(_joined(line), max(20, width), subsequent_indent=indent, **_BETWEEN_WORDS)
         print(*(part.replace(_UNBROKEN, " ") for part in lines or [""]), sep="\n")
 
 

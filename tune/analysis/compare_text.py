@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import Any
 
 from leebert import console
 from leebert.majority import margin_in_words
@@ -15,10 +15,6 @@ from tune.analysis.stats import USEFUL, Interval
 from tune.analysis.verdict import Side, Verdict
 from tune.analysis.wording import level, p_value, points, power_lines, span
 from tune.store.curves import FEWEST
-
-if TYPE_CHECKING:
-    from rich.table import Table
-
 
 # The verdict
 
@@ -108,7 +104,7 @@ def _numbers(interval: Interval, sign_flip_p: float) -> tuple[str, ...]:
     )
 
 
-def render(header_and_rows: Sequence[Sequence[str]]) -> Table:
+def render(header_and_rows: Sequence[Sequence[str]]) -> Any:
     """Return the rows of :func:`rows` as a rich table, lean enough for 80 columns: only names may wrap."""
     from rich.text import Text
 
