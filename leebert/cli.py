@@ -61,9 +61,7 @@ def init(
             metavar="FILE", help="Your labelled data: .csv, .tsv, .jsonl, .json or .parquet; or OWNER/NAME on the hub."
         ),
     ],
-    text: Annotated[
-        list[str] | None, typer.Option("--text", help="Name of a text column, twice for a pair; by default guessed.")
-    ] = None,
+    text: Texts = None,
     label: Annotated[str | None, typer.Option(help="Name of the label column; by default guessed.")] = None,
     hub_config: Annotated[
         str | None, typer.Option("--hub-config", help="Configuration of a hub data set that has several.")
