@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from leebert.card import recalibrated
+from leebert.console import sentence
 from leebert.data.sources import Examples
 from leebert.errors import ConfigError, DataError
 from leebert.evaluate import RecordedLogits, record_all
@@ -227,7 +228,7 @@ def print_calibration(folder: Path, calibration: Calibration, before: str) -> No
         before: The samples on which the former thresholds were chosen.
     """
     if calibration.single_class:
-        print(
+        sentence(
             f"warning: every exit predicts a single class on all {calibration.rows} texts, so its speed-up is meaningless; "
             f"{ADVICE}"
         )
@@ -237,17 +238,17 @@ def print_calibration(folder: Path, calibration: Calibration, before: str) -> No
             aim = f"target {one.asked:g}"
         else:
             aim = f"{-100 * (one.loss or 0.0) + 0.0:+.2f} points on validation samples"
-        print(
+        sentence(
             f"exit criterion {name}, threshold {one.threshold:.6g}: {one.reached:.2f}× layer speed-up on these "
             f"{calibration.rows} texts, 95 % CI on similar texts {low:.2f} to {high:.2f} ({aim})"
         )
         if not one.near:
-            print(f"  {one.shortfall}")
+            sentence(f"  {one.shortfall}")
     if calibration.cut:
-        print(f"{calibration.cut} texts were truncated to the model's maximum length")
-    print(f"{folder}: now uses exit criterion {calibration.own.name}, threshold {calibration.own.threshold:.6g}")
+        sentence(f"{calibration.cut} texts were truncated to the model's maximum length")
+    sentence(f"{folder}: now uses exit criterion {calibration.own.name}, threshold {calibration.own.threshold:.6g}")
     if before:
-        print(f"this replaces the thresholds chosen on {before}")
+        sentence(f"this replaces the thresholds chosen on {before}")
 
 
 def _recorded(

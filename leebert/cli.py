@@ -216,18 +216,18 @@ def _print_trained(checked: Any, summary: dict[str, Any], out: Path) -> None:
     print_stages(summary["stages"], summary["stages_length"])
     print_chosen(summary["chosen"], summary["held_out_rows"], summary["majority"])
     if not summary["chosen"] and chooses_exits(checked):
-        print(
+        console.sentence(
             f"exit criterion {checked.exits.criterion} (default: there is no validation fold to choose one on); to choose a "
             f"threshold: leebert calibrate {shlex.quote(str(out))} TEXTS --speed-up 2"
         )
     score = "" if summary["score"] is None else f", validation score {100 * summary['score']:.2f} (mean over exits)"
     updates = summary["epochs"][-1]["theta_updates"]  # of all stages
-    print(f"{out}: {updates} updates on {summary['rows']} samples{score}")
+    console.sentence(f"{out}: {updates} updates on {summary['rows']} samples{score}")
     if summary["truncated_rows"]:
-        print(f"{summary['truncated_rows']} samples were truncated to {checked.model.max_length} tokens")
+        console.sentence(f"{summary['truncated_rows']} samples were truncated to {checked.model.max_length} tokens")
     task = any_task(checked.task)
     if summary["majority"]:
-        print(in_words(AgainstMajority.of(summary["majority"]), task.label_names))
+        console.sentence(in_words(AgainstMajority.of(summary["majority"]), task.label_names))
     if task.eval_splits:
         where = f" --data-dir {shlex.quote(checked.data.dir)}" if checked.data.dir else ""
         console.next_step(f"leebert evaluate {shlex.quote(str(out))}{where}")
@@ -251,7 +251,8 @@ def _with_progress(work: Any) -> Any:
             warned.update(fresh)
             print(single_class(fresh, len(epoch.exits["score"])), file=sys.stderr, flush=True)
 
-    return work(report=report, **live.updates("training"))
+    on_plan, on_step = live.updates("training")
+    return work(report=report, on_plan=on_plan, on_step=on_step)
 
 
 @app.command(cls=Command)

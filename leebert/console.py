@@ -6,6 +6,7 @@ import contextlib
 import json
 import logging
 import os
+import shutil
 import signal
 import sys
 import textwrap
@@ -193,11 +194,10 @@ def sentence(text: str, hanging: int = 0) -> None:
     if not sys.stdout.isatty():
         print(text)
         return
-    from rich.console import Console
-
+    width = shutil.get_terminal_size().columns
     for line in text.splitlines() or [""]:
         indent = " " * (len(line) - len(line.lstrip()) + hanging)
-        print(*textwrap.wrap(line, Console().width, subsequent_indent=indent, **_BETWEEN_WORDS) or [""], sep="\n")
+        print(*textwrap.wrap(line, max(20, width), subsequent_indent=indent, **_BETWEEN_WORDS) or [""], sep="\n")
 
 
 def next_step(command: str) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
@@ -203,7 +203,7 @@ def body(draw: Body | None) -> None:
         _open.body(draw)
 
 
-def updates(what: str) -> dict[str, Callable[[int], None]]:
+def updates(what: str) -> tuple[Callable[[int], None], Callable[[int], None]]:
     """Return `on_plan` and `on_step` of :func:`leebert.recipe.train_model`, which show its updates in the open display."""
     total = 0
 
@@ -211,7 +211,7 @@ def updates(what: str) -> dict[str, Callable[[int], None]]:
         nonlocal total
         total = planned
 
-    return {"on_plan": on_plan, "on_step": lambda step: steps(what, step, max(total, step))}
+    return on_plan, lambda step: steps(what, step, max(total, step))
 
 
 def track(items: Iterable[T], what: str) -> Iterator[T]:
@@ -221,7 +221,7 @@ def track(items: Iterable[T], what: str) -> Iterator[T]:
         items: The items; without a length, they are iterated over unreported.
         what: What they are, for the display.
     """
-    total = len(items) if hasattr(items, "__len__") else 0
+    total = len(items) if isinstance(items, Sized) else 0
     for number, item in enumerate(items):
         if total:
             steps(what, number, total)

@@ -178,13 +178,13 @@ def print_chosen(chosen: Mapping[str, Any] | None, samples: int, majority: Mappi
     line = point_in_words(point)
     if not speed_up_counts(majority):
         line = f"exit criterion {point.name}, threshold {point.threshold:.6g}: {NO_SPEED_UP}"
-    print(f"{line} on the validation fold ({samples} samples)")
+    sentence(f"{line} on the validation fold ({samples} samples)")
     if point.max_loss is not None and point.reached <= 1:
-        print(
+        sentence(
             f"  under {point.name}, no sample can exit early with a drop in score of at most {points(point.max_loss)}"
         )
     elif not point.near:
-        print(f"  {point.shortfall}")
+        sentence(f"  {point.shortfall}")
 
 
 #: Operating points that are shown of the exit criterion in use.

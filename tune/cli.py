@@ -851,12 +851,10 @@ def reproduce(
         raise ConfigError(f"reproduce {target}: --backbone is missing; {BACKBONE[0].lower()}{BACKBONE[1:]}")
     if task and tasks:
         raise ConfigError("--task and --tasks: give one of the two")
-    from tune.reproduce.all_tasks import reproduce_tasks, tasks_of
-    from tune.reproduce.plan import ReproductionRequest, make_plan
+    from tune.reproduce.plan import ReproductionRequest, make_plan, tasks_of
     from tune.running.first_checks import check_first
 
     several = tasks_of(target, tasks) if tasks else ()
-    console.quiet_transformers()
     selected = () if methods is None else tuple(method.strip() for method in methods.split(","))
     request = ReproductionRequest(
         target, task, backbone, pooling or "pooler", selected, seeds, budget,
@@ -865,6 +863,8 @@ def reproduce(
     if not several and not no_run:
         check_first(make_plan(request).any_spec(), address=address)
     with live.display(LOADING):
+        console.quiet_transformers()
+        from tune.reproduce.all_tasks import reproduce_tasks
         from tune.reproduce.command import reproduce as reproduce_
 
         made = reproduce_tasks(request, train=not no_run) if several else reproduce_(request, train=not no_run)

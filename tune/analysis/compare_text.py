@@ -7,7 +7,7 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import Any
 
 from leebert import console
 from leebert.majority import margin_in_words
@@ -18,10 +18,6 @@ from tune.analysis.stats import USEFUL, Interval
 from tune.analysis.verdict import Side, Verdict
 from tune.analysis.wording import level, p_value, points, power_lines, span
 from tune.store.curves import FEWEST
-
-if TYPE_CHECKING:
-    from rich.table import Table
-
 
 # The verdict
 
@@ -109,12 +105,13 @@ def _numbers(interval: Interval, sign_flip_p: float) -> tuple[str, ...]:
     )
 
 
-def render(header_and_rows: Sequence[Sequence[str]]) -> Table:
+def render(header_and_rows: Sequence[Sequence[str]]) -> Any:
     """Return the rows of :func:`rows` as a rich table, lean enough for 80 columns: only names may wrap."""
     from rich.text import Text
 
     header, *body = header_and_rows
-    return console.table(header, [[*map(Text, row)] for row in body], whole=range(1, len(header)), lean=True)
+    made: Table = console.table(header, [[*map(Text, row)] for row in body], whole=range(1, len(header)), lean=True)
+    return made
 
 
 # Sentences

@@ -106,8 +106,8 @@ class SweepProgress:
             )
             for one in self.running
         )
-        times = {"seconds": _plus(self.seconds, seconds), "seconds_left": _plus(self.seconds_left, -seconds)}
-        return dataclasses.replace(self, running=running, **times)
+        elapsed, remaining = _plus(self.seconds, seconds), _plus(self.seconds_left, -seconds)
+        return dataclasses.replace(self, running=running, seconds=elapsed, seconds_left=remaining)
 
 
 @dataclasses.dataclass(frozen=True)

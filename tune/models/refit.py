@@ -280,14 +280,12 @@ def _trained(ready: PreparedRefit) -> dict[int, Any]:
         folder = ready.out / f"seed-{seed}"
         if not (folder / "training.json").is_file():  # written last
             log.info(f"seed {seed}: {best.config.theta_updates} updates on {ready.trained_on}")
+            on_plan, on_step = live.updates(f"seed {seed}")
             try:
                 train_model(
-                    _run(best, seed, ready.own),
-                    folder,
-                    device=plan.device,
-                    report=_progress(seed),
-                    **live.updates(f"seed {seed}"),
-                )
+                    _run(best, seed, ready.own), folder, device=plan.device, report=_progress(seed), on_plan=on_plan,
+                    on_step=on_step,
+                )  # fmt: skip
             except DivergedError as error:
                 if seed == plan.seeds[0]:
                     raise DataError(

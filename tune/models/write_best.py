@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from leebert.config import ModelConfig
-from leebert.console import table
+from leebert.console import sentence, table
 from leebert.data.batches import updates_per_epoch
 from leebert.errors import SweepError
 from leebert.files import write_atomically
@@ -312,23 +312,23 @@ def print_best(choice: Selection, values: dict[str, Any], path: Path) -> None:
         path: The file.
     """
     section, objective = values["found"], choice.objective
-    print(f"the best of {_counted(choice)}:\n{describe(section['values'])}\n{_score(section)}")
+    sentence(f"the best of {_counted(choice)}:\n{describe(section['values'])}\n{_score(section)}")
     if against := _against(choice):
-        print(against)
+        sentence(against)
     for line in choice.progress().values():
-        print(line)
+        sentence(line)
     if moves := _moves(choice):
-        print(f"its loss weights: {moves.in_words()}")
+        sentence(f"its loss weights: {moves.in_words()}")
     if learned := section.get("learned_weights"):
         print_lines(printed(learned))
     _print_excluded(choice, section, path)
     if objective.kind != "score":
-        print(f"chosen by the {objective}: {100 * section['objective']['value']:.2f}")
+        sentence(f"chosen by the {objective}: {100 * section['objective']['value']:.2f}")
     if len(section["sweeps"]) > 1:
         for sweep, own in section["sweeps"].items():
             mark = "  (chosen)" if sweep == section["sweep"] else ""
-            print(f"sweep {sweep}: " + (f"{100 * own['value']:.2f}" if "value" in own else "no candidate") + mark)
-    print("score per exit: " + " ".join(f"{100 * v:.2f}" for v in section["score_per_exit"]))
+            sentence(f"sweep {sweep}: " + (f"{100 * own['value']:.2f}" if "value" in own else "no candidate") + mark)
+    sentence("score per exit: " + " ".join(f"{100 * v:.2f}" for v in section["score_per_exit"]))
     _print_alternatives(choice, section, path)
     print(f"{path}: leebert train --config {path}")
 
@@ -336,12 +336,12 @@ def print_best(choice: Selection, values: dict[str, Any], path: Path) -> None:
 def _print_excluded(choice: Selection, section: dict[str, Any], path: Path) -> None:
     """Print how many configurations were excluded, and why."""
     if choice.too_slow:
-        print(
+        sentence(
             f"{len(choice.too_slow)} of {len(choice.candidates)} completed configurations can't reach layer speed-up "
             f"{choice.objective.speed_up:g} under {choice.objective.under} and are excluded"
         )
     if choice.unlearned:
-        print(
+        sentence(
             f"{len(choice.unlearned)} of {len(choice.candidates)} completed configurations are not significantly above the "
             "majority class and are excluded (--anyway includes them)"
         )
@@ -353,7 +353,7 @@ def _print_excluded(choice: Selection, section: dict[str, Any], path: Path) -> N
 def _print_alternatives(choice: Selection, section: dict[str, Any], path: Path) -> None:
     """Print the configurations within one standard error, and those on the front of score against mean exit layer."""
     near = section["within_one_standard_error"]
-    print(f"{len(near) - 1} other configuration(s) are within one standard error")
+    sentence(f"{len(near) - 1} other configuration(s) are within one standard error")
     if len(near) > 1:
         _print_configurations(
             choice, "layers: the smallest mean exit layer with a score at most one point below full depth", near, path
@@ -361,7 +361,7 @@ def _print_alternatives(choice: Selection, section: dict[str, Any], path: Path) 
     if "pareto" in section:
         # Each configuration once, from the fewest layers at which it is the best one.
         begins = [next(group) for _, group in itertools.groupby(section["pareto"]["points"], key=_origin)]
-        print(
+        sentence(
             f"{len({_origin(p) for p in begins})} configuration(s) are on the Pareto front of score against mean exit layer"
         )
         _print_configurations(
@@ -371,7 +371,7 @@ def _print_alternatives(choice: Selection, section: dict[str, Any], path: Path) 
             path,
         )
     elif choice.no_front:
-        print(f"no Pareto front of score against mean exit layer: {choice.no_front}")
+        sentence(f"no Pareto front of score against mean exit layer: {choice.no_front}")
 
 
 def _origin(point: dict[str, Any]) -> tuple[str, str]:
@@ -399,7 +399,7 @@ def _print_configurations(choice: Selection, title: str, configurations: list[di
         else:
             end = f"{one['layers']:.2f}" if "layers" in one else ""
         rows.append((name, f"{100 * one['score']:.2f}", end))
-    print(title)  # as the table's title it would wrap at the table's width
+    sentence(title)  # as the table's title it would wrap at the table's width
     Console().print(table(("configuration", "score", last), rows))
     if len(configurations) > PRINTED:
-        print(f"and {len(configurations) - PRINTED} more in {path}")
+        sentence(f"and {len(configurations) - PRINTED} more in {path}")

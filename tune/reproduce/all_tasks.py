@@ -13,19 +13,16 @@ from pathlib import Path
 import numpy as np
 
 from leebert.console import table
-from leebert.errors import ConfigError, SweepError, nearest
+from leebert.errors import SweepError
 from leebert.files import write_atomically
 from tune.reproduce.command import Reproduced, reproduce
 from tune.reproduce.paper import TARGETS, PaperRow, PaperTable, contaminated, is_papers, slug
-from tune.reproduce.plan import Allowance, ReproductionRequest, make_plan
+from tune.reproduce.plan import ALL, Allowance, ReproductionRequest, make_plan
 from tune.reproduce.rendering import estimate, margin_text, number, tex
 from tune.reproduce.results import Results, read
 from tune.reproduce.tables import Estimate, TableRow, compared, lines
 
 log = logging.getLogger(__name__)
-
-#: The value of `--tasks` for all tasks of the paper's table.
-ALL = "all"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,35 +70,6 @@ class TasksTable:
     def paper_speed_up(self, row: PaperRow) -> float | None:
         """The mean of the paper's layer speed-ups over the shown tasks; None unless it has all of them."""
         return _mean([row.speed_ups.get(task) for task in self.tasks])
-
-
-def tasks_of(target: str, text: str) -> tuple[str, ...]:
-    """Read the value of `--tasks`.
-
-    Args:
-        target: The table's name.
-        text: `all`, or names of tasks separated by commas.
-
-    Returns:
-        The tasks.
-
-    Raises:
-        ConfigError: The target is no table of scores, or a task is not in the paper's table.
-    """
-    target_table = TARGETS.get(target)
-    tables = [name for name, one in TARGETS.items() if isinstance(one, PaperTable) and one.kind == "scores"]
-    if not isinstance(target_table, PaperTable) or target_table.kind != "scores":
-        raise ConfigError(f"--tasks: {target} is of one task; give --task NAME, or one of {', '.join(tables)}")
-    if text.strip() == ALL:
-        return target_table.tasks
-    names = tuple(dict.fromkeys(name.strip().lower() for name in text.split(",")))
-    for name in names:
-        if name not in target_table.tasks:
-            raise ConfigError(
-                f"--tasks {text}: {target} has no task {name!r}{nearest(name, target_table.tasks)}; its tasks are "
-                f"{', '.join(target_table.tasks)}, or {ALL}"
-            )
-    return names
 
 
 def reproduce_tasks(request: ReproductionRequest, *, train: bool = True) -> Reproduced:

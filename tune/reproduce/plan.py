@@ -35,6 +35,9 @@ from tune.store.ledger import SweepState
 #: The paper's number of seeds.
 SEEDS = 5
 
+#: The value of `--tasks` for all tasks of the paper's table.
+ALL = "all"
+
 #: The share that a reduced network keeps where a row names none.
 KEEP = 0.5
 
@@ -183,6 +186,35 @@ class ReproductionPlan:
 def uses_keep(method: str) -> bool:
     """Return whether a method reduces its network by the option `keep`."""
     return applies("keep", method)
+
+
+def tasks_of(target: str, text: str) -> tuple[str, ...]:
+    """Read the value of `--tasks`.
+
+    Args:
+        target: The table's name.
+        text: `all`, or names of tasks separated by commas.
+
+    Returns:
+        The tasks.
+
+    Raises:
+        ConfigError: The target is no table of scores, or a task is not in the paper's table.
+    """
+    target_table = TARGETS.get(target)
+    tables = [name for name, one in TARGETS.items() if isinstance(one, PaperTable) and one.kind == "scores"]
+    if not isinstance(target_table, PaperTable) or target_table.kind != "scores":
+        raise ConfigError(f"--tasks: {target} is of one task; give --task NAME, or one of {', '.join(tables)}")
+    if text.strip() == ALL:
+        return target_table.tasks
+    names = tuple(dict.fromkeys(name.strip().lower() for name in text.split(",")))
+    for name in names:
+        if name not in target_table.tasks:
+            raise ConfigError(
+                f"--tasks {text}: {target} has no task {name!r}{nearest(name, target_table.tasks)}; its tasks are "
+                f"{', '.join(target_table.tasks)}, or {ALL}"
+            )
+    return names
 
 
 def make_plan(request: ReproductionRequest) -> ReproductionPlan:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from leebert.console import sentence
 from leebert.methods import UNIT, mean_cost, most_epochs
 from tune.analysis.labels import searched_name
 from tune.analysis.power import DIFFERENCE, power_for
@@ -190,32 +191,37 @@ def _concurrent(spec: SweepSpec) -> int:
 def print_plan(path: str, plan: dict[str, Any]) -> None:
     """Print a plan of :func:`plan` on stdout; `path` is the space's file."""
     count = plan["configurations"]
-    print(
+    _line(
         f"{path}: {plan['task']}, {plan['rows']} training samples, {plan['folds']} fold(s), {len(plan['seeds'])} seed(s)"
     )
-    print(f"configurations  {count or 'as many as the budget allows'}")
+    _line(f"configurations  {count or 'as many as the budget allows'}")
     for line in plan["first"]:
-        print(f"                {line}")
+        _line(f"                {line}")
     if count and count > len(plan["first"]):
-        print(f"                and {count - len(plan['first'])} more")
-    print(f"runs            {plan['cells'] or '?'} (one seed on one fold each)")
-    print(
+        _line(f"                and {count - len(plan['first'])} more")
+    _line(f"runs            {plan['cells'] or '?'} (one seed on one fold each)")
+    _line(
         f"θ updates       {plan['theta_updates'] if plan['theta_updates'] is not None else '?'} (at most; runs may stop early)"
     )
     rates = ", ".join(f"{v:.3f} s at batch {k}" for k, v in plan["seconds_per_update"].items())
-    print(f"one update      {rates} (timed here, on {plan['timed_on']})")
+    _line(f"one update      {rates} (timed here, on {plan['timed_on']})")
     if plan["estimated_hours"] is not None:
-        print(
+        _line(
             f"time            about {plan['estimated_hours']:.2f} h, {plan['concurrent_trials']} trial(s) at a time here (an estimate)"
         )
-    print(
+    _line(
         f"memory          about {plan['memory_bytes'] / 1e9:.1f} GB (an estimate) for the largest configuration:\n"
         f"                {plan['largest']}"
     )
-    print(f"disk            about {plan['disk_bytes'] / 1e9:.2f} GB at most")
+    _line(f"disk            about {plan['disk_bytes'] / 1e9:.2f} GB at most")
     first, *further = plan["power"]
-    print(f"power           {first}")
+    _line(f"power           {first}")
     for line in further:
-        print(f"                {line}")
+        _line(f"                {line}")
     for one in plan["still_weights"]:
-        print(f"warning: {one['warning']}")
+        sentence(f"warning: {one['warning']}")
+
+
+def _line(text: str) -> None:
+    """Print a line of a plan; on a terminal, what follows the first line stands below the values."""
+    sentence(text, 0 if text.startswith(" ") else 16)

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from leebert.config import TrainConfig
+from leebert.console import sentence
 from leebert.errors import ConfigError
 from leebert.training_options import train_config
 from tune.pruners import Pruner, make_pruner
@@ -139,21 +140,21 @@ def print_simulation(summary: Mapping[str, Any]) -> None:
     """Print :meth:`Simulation.as_dict` in a few lines."""
     spent, regret = summary["spent_pct"], summary["regret_points"]
     if summary["left_out"]:
-        print(f"{summary['left_out']} configurations of {summary['sweep']} are not completed and are omitted")
-    print(
+        sentence(f"{summary['left_out']} configurations of {summary['sweep']} are not completed and are omitted")
+    sentence(
         f"{summary['sweep']}: {summary['configurations']} configurations in {summary['orders']} orders, "
         f"{summary['concurrent']} at a time"
     )
-    print(f"searcher {summary['searcher']}, pruner {summary['pruner']['name']}")
-    print(
+    sentence(f"searcher {summary['searcher']}, pruner {summary['pruner']['name']}")
+    sentence(
         f"trained {spent['mean']:.1f} % of the fold-epochs (sd {spent['sd']:.1f}; "
         f"{spent['p05']:.1f} to {spent['p95']:.1f} in 90 % of the orders)"
     )
-    print(f"pruned  {summary['pruned']:.1f} configurations")
-    print(
+    sentence(f"pruned  {summary['pruned']:.1f} configurations")
+    sentence(
         f"score   {regret['mean']:.3f} points below the best on average (at most {regret['p95']:.2f} in 95 % of the orders)"
     )
-    print(f"best    selected in {summary['best_picked_pct']:.0f} % of the orders")
+    sentence(f"best    selected in {summary['best_picked_pct']:.0f} % of the orders")
 
 
 def replay(
