@@ -110,7 +110,7 @@ def render(header_and_rows: Sequence[Sequence[str]]) -> Any:
     from rich.text import Text
 
     header, *body = header_and_rows
-    made: Table = console.table(header, [[*map(Text, row)] for row in body], whole=range(1, len(header)), lean=True)
+    made = console.table(header, [[*map(Text, row)] for row in body], whole=range(1, len(header)), lean=True)
     return made
 
 
