@@ -12,7 +12,7 @@ export RAY_AUTH_MODE ?= disabled
 .PHONY: help setup demo quick test lint tables bench soak clean
 
 help:
-	@echo "make demo   a small sweep, CLO-v2 against BLO, on generated data (minutes)"
+	@echo "make demo   a small sweep on generated data: CLO-v2, BLO, learned and equal weights (minutes)"
 	@echo "make quick  the fast tests"
 	@echo "make test   all tests, what CI runs"
 	@echo "make lint   ruff and mypy"

@@ -275,7 +275,7 @@ def cases() -> Iterator[Case]:
     """Yield every cell, nulls first."""
     designs = ((3, 3, 600), (5, 1, 1000), (5, 3, 1000), (10, 1, 1000))
     effects = ((0.0, "none"), (0.5, "test"), (1.0, "test"), (1.0, "overlap"), (2.0, "test"))
-    for effect in (0.0, 3.0, 5.0):
+    for effect in (0.0, 4.0):
         for folds, seeds, samples in designs:
             for training, shared in effects:
                 yield Case("model", folds, seeds, samples, training, shared, effect)
@@ -296,7 +296,7 @@ def measure(case: Case, rounds: int, seed: int) -> dict[str, Any]:
         d, tests = SOURCES[case.source](case, rounds, rng), ESTIMATORS
     rejected = {}
     for name, test in tests.items():
-        part = d[: rounds // 8] if test is bootstrap else d
+        part = d[: rounds // 10] if test is bootstrap else d
         with np.errstate(all="ignore"):
             rejected[name] = {"share": float(np.mean(test(part) < ALPHA)), "rounds": len(part)}
     between, within = (_parts(d)[i] for i in (1, 2)) if case.tasks == 1 else (np.zeros(1), np.ones(1))
@@ -340,19 +340,38 @@ def recorded(folder: Path) -> str:
 
 
 def table(results: list[dict[str, Any]], effect: float) -> list[str]:
-    """Return a Markdown table of per cent significant at one effect."""
-    rows = [r for r in results if r["effect"] == effect and r["tasks"] == 1]
-    titles = [_title(r) for r in rows]
-    lines = ["| estimator | " + " | ".join(titles) + " |", "| --- |" + " ---: |" * len(rows)]
-    for name in ESTIMATORS:
-        shares = [f"{100 * r['rejected'][name]['share']:.1f}" for r in rows]
-        lines.append(f"| {name} | " + " | ".join(shares) + " |")
+    """Return a Markdown table of per cent significant at one effect: a row per case, a column per estimator."""
+    lines = [
+        f"| folds × seeds | training sets | {' | '.join(ESTIMATORS)} |",
+        "| --- | --- |" + " ---: |" * len(ESTIMATORS),
+    ]
+    for r in (r for r in results if r["effect"] == effect and r["tasks"] == 1):
+        shares = (f"{100 * r['rejected'][name]['share']:.1f}" for name in ESTIMATORS)
+        lines.append(f"| {r['folds']} × {r['seeds']} | {_training(r)} | {' | '.join(shares)} |")
     return lines
 
 
-def _title(r: Mapping[str, Any]) -> str:
-    training = "learned" if r["source"] == "learned" else f"{r['training']:g}{'o' if r['shared'] == 'overlap' else ''}"
-    return f"{r['folds']}×{r['seeds']}, {training}"
+def _training(r: Mapping[str, Any]) -> str:
+    """Name the effects of training sets in a case."""
+    return (
+        "learned" if r["source"] == "learned" else f"{r['training']:g}{', overlap' if r['shared'] == 'overlap' else ''}"
+    )
+
+
+def page(results: list[dict[str, Any]]) -> str:
+    """Return the tables of a results page, in Markdown."""
+    lines: list[str] = []
+    for effect, title in (
+        (0.0, "Level: no true difference"),
+        (4.0, "Power: a true difference of about 4 standard errors"),
+    ):
+        lines += [f"## {title}", "", *table(results, effect), ""]
+    lines += ["## Five tasks together", "", "| tasks' true differences | mean | t over tasks | sum over tasks |"]
+    lines.append("| --- | ---: | ---: | ---: |")
+    for r in (r for r in results if r["tasks"] > 1):
+        shares = " | ".join(f"{100 * one['share']:.1f}" for one in r["rejected"].values())
+        lines.append(f"| {'equal' if not r['apart'] else 'different'} | {r['effect']:g} | {shares} |")
+    return "\n".join(lines) + "\n"
 
 
 def main() -> None:
@@ -378,12 +397,7 @@ def main() -> None:
         results.append(measure(case, options.rounds, options.seed))
         write_atomically(options.out, json.dumps(results, indent=1) + "\n")
         print(f"{case.key}: {time.monotonic() - started:.1f} s", flush=True)
-    for effect in (0.0, 3.0, 5.0):
-        print(f"\nsignificant at the 5 % level, per cent, true difference {effect:g}:\n")
-        print("\n".join(table(results, effect)))
-    for r in (r for r in results if r["tasks"] > 1):
-        shares = ", ".join(f"{name} {100 * one['share']:.1f}" for name, one in r["rejected"].items())
-        print(f"{r['tasks']} tasks, true differences apart by {r['apart']:g}, mean {r['effect']:g}: {shares}")
+    print(page(results))
 
 
 if __name__ == "__main__":

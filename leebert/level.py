@@ -17,7 +17,7 @@ from leebert.objective import ObjectiveState
 from leebert.omega import travel
 from leebert.optim.contract import OmegaRule
 from leebert.optim.outer import OuterObjective
-from leebert.record import Batch, Keep, Record, micro_batches
+from leebert.record import Batch, Record, micro_batches
 from leebert.runtime import RandomState, Runtime, derive_seed
 from leebert.stages import OPTIMIZERS, SCHEDULES, Stage, balances
 
@@ -177,7 +177,7 @@ class StageLevel:
         """
         keep = self.stage.objective.keep
         with self.runtime.autocast():
-            record = _record(self.model, part, keep)
+            record = Record.of(self.model, part, keep)
             target = self._teach(part)
         losses = self.stage.objective.terms(record, self.state, target) * share
         if before:
@@ -193,7 +193,7 @@ class StageLevel:
         if self.teacher is None or not self.stage.objective.taught:
             return None
         with torch.no_grad():
-            return _record(self.teacher, part, self.stage.objective.keep)
+            return Record.of(self.teacher, part, self.stage.objective.keep)
 
     @torch.no_grad()
     def losses(self, *batches: Batch) -> tuple[torch.Tensor, ...]:
@@ -203,7 +203,7 @@ class StageLevel:
         with self._for_omega(), self.runtime.autocast():
             records = [
                 Record.joined(
-                    [_record(self.model, part, keep) for part in micro_batches(batch, self.config.accumulate)]
+                    [Record.of(self.model, part, keep) for part in micro_batches(batch, self.config.accumulate)]
                 )
                 for batch in batches
             ]
@@ -354,9 +354,3 @@ class StageLevel:
 def _filled(gradients: Iterable[torch.Tensor | None], parameters: Iterable[torch.Tensor]) -> list[torch.Tensor]:
     """Replace missing gradients by zeros."""
     return [torch.zeros_like(p) if g is None else g for g, p in zip(gradients, parameters, strict=True)]
-
-
-def _record(model: Any, batch: Batch, keep: Keep) -> Record:
-    # Models whose `record` takes no `keep` suffice for methods that need logits only.
-    record: Record = model.record(batch) if keep == "logits" else model.record(batch, keep)
-    return record

@@ -23,8 +23,7 @@ class _Recorder(nn.Module):
         self.model = model
 
     def forward(self, batch: Batch) -> Record:
-        record: Record = self.model.record(batch)
-        return record
+        return Record.of(self.model, batch)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,13 +13,13 @@ def cross_entropy_per_exit(logits: torch.Tensor, labels: torch.Tensor) -> torch.
 
     Args:
         logits: (M, B, K).
-        labels: (B,).
+        labels: (B,), or (M, B) if exits have labels of their own.
 
     Returns:
         (M,) mean cross-entropies.
     """
     m, b, k = logits.shape
-    losses = F.cross_entropy(logits.reshape(m * b, k), labels.repeat(m), reduction="none")  # (M·B,)
+    losses = F.cross_entropy(logits.reshape(m * b, k), labels.expand(m, b).reshape(m * b), reduction="none")  # (M·B,)
     return losses.view(m, b).mean(dim=1)
 
 

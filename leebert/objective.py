@@ -155,9 +155,10 @@ class ExitObjective:
         Raises:
             ValueError: The record has no labels.
         """
-        if record.labels is None:
+        labels = record.labels_by_exit
+        if labels is None:
             raise ValueError("the cross-entropy of eq. 5 needs labels")
-        ce = cross_entropy_per_exit(record.logits, record.labels)
+        ce = cross_entropy_per_exit(record.logits, labels)
         if self.num_terms == self.layout.num_exits:
             return ce
         pairs = distillation_pairs(

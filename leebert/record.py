@@ -26,6 +26,7 @@ class Record:
         hidden: (D, B, H) pooled input of an exit after each of the D layers, with `keep="hidden"`; else None.
         states: (D + 1, B, …) states before the first layer and after each layer, with `keep="states"`; else None.
         mask: (B, …) marks the positions of `states` that count; None: all.
+        exit_labels: (B, E) labels that replace `labels` in the cross-entropies of the first E exits; None: none.
     """
 
     logits: torch.Tensor
@@ -33,10 +34,11 @@ class Record:
     hidden: torch.Tensor | None = None
     states: torch.Tensor | None = None
     mask: torch.Tensor | None = None
+    exit_labels: torch.Tensor | None = None
 
     def detach(self) -> Record:
         """Return the record without an autograd graph."""
-        others = (self.labels, self.hidden, self.states, self.mask)
+        others = (self.labels, self.hidden, self.states, self.mask, self.exit_labels)
         return Record(self.logits.detach(), *(_detached(tensor) for tensor in others))
 
     @classmethod
@@ -56,7 +58,31 @@ class Record:
             tensors = [getattr(part, name) for part in parts]
             return None if tensors[0] is None else torch.cat(tensors, dim=dim)
 
-        return cls(along("logits", 1), along("labels", 0), along("hidden", 1), along("states", 1), along("mask", 0))
+        by_sample = {name: along(name, 0) for name in ("labels", "mask", "exit_labels")}
+        return cls(along("logits", 1), hidden=along("hidden", 1), states=along("states", 1), **by_sample)
+
+    @classmethod
+    def of(cls, model: Any, batch: Batch, keep: Keep = "logits") -> Record:
+        """Run all exits of a model on a batch, for training: with the batch's `exit_labels`, if it has them.
+
+        Args:
+            model: The model.
+            batch: Tensors by name, with B samples.
+            keep: What the record holds besides logits.
+        """
+        # Models whose `record` takes no `keep` suffice for methods that need logits only.
+        record: Record = model.record(batch) if keep == "logits" else model.record(batch, keep)
+        return dataclasses.replace(record, exit_labels=batch["exit_labels"]) if "exit_labels" in batch else record
+
+    @property
+    def labels_by_exit(self) -> torch.Tensor | None:
+        """The labels of each exit's cross-entropy: (B,) if all exits have the same, else (M, B); None without labels."""
+        if self.labels is None or self.exit_labels is None:
+            return self.labels
+        labels = self.labels.repeat(len(self.logits), 1)
+        own = self.exit_labels.T[: len(labels)]
+        labels[: len(own)] = own
+        return labels
 
 
 def _detached(tensor: torch.Tensor | None) -> torch.Tensor | None:

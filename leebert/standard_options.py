@@ -150,6 +150,12 @@ class StandardOptions(Frozen):
         description="Share of training samples that get the label of another class, by seed and fold, for experiments with noisy "
         "labels; validation samples keep theirs (ours).",
     )
+    label_noise_exits: int | None = Field(
+        None,
+        ge=1,
+        description="Only the cross-entropies of this number of exits, the first ones, get the labels of `label_noise`, each exit "
+        "on another share of the samples; None: all exits get the same, and an outer objective, too (ours).",
+    )
     precision: Precision = Field(
         "auto", description="auto: bf16 on CUDA and on CPUs with hardware support, else fp32 (ours)."
     )

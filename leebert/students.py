@@ -69,9 +69,10 @@ class StudentObjective:
         Raises:
             ValueError: The record has no labels, or there is no teacher.
         """
-        if record.labels is None or teacher is None:
+        labels = record.labels_by_exit
+        if labels is None or teacher is None:
             raise ValueError("a student needs labels and a teacher")
-        ce = cross_entropy_per_exit(record.logits, record.labels)
+        ce = cross_entropy_per_exit(record.logits, labels)
         target = teacher.logits if self.same_exit else teacher.logits[-1:]
         pairs = distillation_pairs(record.logits, self.temperature, kl=True, teacher_logits=target)  # (M, T)
         soft = pairs.diagonal() if self.same_exit else pairs[:, 0]

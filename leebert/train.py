@@ -249,7 +249,14 @@ class _Training:
     def __post_init__(self) -> None:
         config, samples = self.config, len(self.rows)
         if config.label_noise:
-            self.rows = NoisyLabels(self.rows, config.label_noise, derive_seed(*self.seed, "label noise"))
+            seed = derive_seed(*self.seed, "label noise")
+            exits = config.label_noise_exits
+            if exits is not None and exits >= self.model.num_exits:
+                raise ConfigError(
+                    f"label_noise_exits: {exits}, but the model has {self.model.num_exits} exits; at least the last one needs "
+                    "the right labels: set it lower, or to null for all exits"
+                )
+            self.rows = NoisyLabels(self.rows, config.label_noise, seed, exits)
         if share := config.own.get("fixed_d2"):
             size_of_fixed_d2(samples, config.batch_size, share)
         self.lengths = np.asarray(self.rows.lengths)

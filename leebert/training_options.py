@@ -103,6 +103,8 @@ def idle(option: str, algorithm: str, options: Mapping[str, Any]) -> str:
     reads = METHODS[algorithm].options
     if options[option] == field_of(option, algorithm).default:
         return ""
+    if option == "label_noise_exits" and not options.get("label_noise"):
+        return "label_noise is 0, so all labels are right"
     first = [name for name in ("finetune_first", "two_stage") if name in reads]
     if option == "first_epochs" and first and not any(options.get(name) for name in first):
         return f"{algorithm} has no first stage without {' or '.join(first)}"

@@ -8,6 +8,7 @@ long.
 from __future__ import annotations
 
 import logging
+import os
 import re
 import shutil
 import sqlite3
@@ -88,6 +89,8 @@ def new_database(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], s
         if isinstance(connection, sqlite3.Connection):
             connection.execute("PRAGMA synchronous = OFF")
 
+    # Otherwise runs in a database have their files in the working directory.
+    os.environ.setdefault("_MLFLOW_SERVER_ARTIFACT_ROOT", str(tmp_path_factory.mktemp("artifacts")))
     empty = tmp_path_factory.mktemp("empty") / "mlflow.db"
     open_store(f"sqlite:///{empty}").engine.dispose()
 

@@ -134,8 +134,8 @@ LAYERS = {
     ),
     "public names": ("",),
     "kinds of tasks": (
-        "problem", "predict", "images.problem", "images.predict", "kinds.*", "training_data", "provenance", "submission",
-        "console", "tables",
+        "problem", "predict", "one_text", "images.problem", "images.predict", "kinds.*", "training_data", "provenance", "submission",
+        "console", "text_chart", "tables",
     ),
     "training, evaluating and serving a model of a folder": ("recipe", "report", "card", "calibration", "serving"),
     "contracts of plugins": ("testing.*",),

@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
+import io
 import time
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from proxy import Fault, proxy
 from test_tracking import Sweep, whole_sweep
 
 from leebert.errors import TrackingError
 from tune.tracking.artifacts import log_file
+from tune.tracking.events import Picture, Summary
+from tune.tracking.images import picture_files
+
+
+def one_pixel() -> bytes:
+    drawn = io.BytesIO()
+    Image.new("RGB", (1, 1)).save(drawn, format="png")
+    return drawn.getvalue()
+
 
 AGAIN = "leebert-tune rebuild-mlflow it"
 
@@ -89,3 +102,30 @@ def test_a_server_that_takes_no_files_is_reported_with_its_reason(mlflow_app, pa
         said = refused(url, sweep, page)
     assert said.startswith(f"MLflow can't be used at {url}: ")
     assert "403" in said
+
+
+PICTURE = Picture("verdict", "contents", one_pixel)
+
+
+def test_a_picture_is_among_the_files_that_charts_show_and_has_one_name(mlflow_app) -> None:
+    from mlflow import MlflowClient
+
+    sweep, client = Sweep(mlflow_app.url), MlflowClient(mlflow_app.url)
+    start, summary = whole_sweep()[:1], Summary("CLO-v2", {"summary/configs": 3}, time_ms=5, pictures=[PICTURE])
+    sweep.send([*start, summary])
+    run = sweep.runs()["Summary · CLO-v2"]
+    assert run.data.tags["mlflow.loggedImages"] == "True"
+    files = {Path(file.path).name for file in client.list_artifacts(run.info.run_id, "images")}
+    assert files == set(picture_files("verdict", 5, hashlib.sha256(b"contents").hexdigest()))
+    sweep.send([*start, dataclasses.replace(summary, pictures=[dataclasses.replace(PICTURE, contents="others")])])
+    assert sweep.runs()["Summary · CLO-v2"].info.run_id != run.info.run_id, "other pictures are other contents"
+
+
+def test_a_server_that_takes_no_files_gets_everything_else(mlflow_app, log_lines) -> None:
+    with proxy(mlflow_app.url, lambda path: Fault(403, b"no files here") if "artifacts" in path else None) as url:
+        sweep = Sweep(url)
+        sent_ = sweep.send([*whole_sweep()[:1], Summary("CLO-v2", {"summary/configs": 3}, pictures=[PICTURE])])
+    assert not sent_.takes_pictures
+    sweep.uri = mlflow_app.url
+    assert sweep.runs()["Summary · CLO-v2"].info.status == "FINISHED"
+    assert [line for line in log_lines() if "accepts no pictures (403: " in line]

@@ -9,7 +9,9 @@ import pytest
 
 from leebert.methods import METHODS
 from tune.analysis import labels
+from tune.running.system_usage import SystemUsage
 from tune.tracking import names
+from tune.tracking.feed import epoch_metrics
 
 PAGE = (Path(__file__).resolve().parent.parent / "docs" / "metrics.md").read_text()
 HEADINGS = {"Metrics": "metric", "Parameters": "param", "Tags": "tag"}
@@ -46,7 +48,11 @@ def test_mlflow_accepts_every_name(line: names.Name) -> None:
     from mlflow.utils.validation import _validate_metric_name, _validate_param_name, _validate_tag_name
 
     example = line.pattern.replace("{exit}", "03").replace("{term}", "loss_theta").replace("{option}", "batch_size")
-    example = example.replace("{split}", "dev").replace("{criterion}", "entropy")
+    example = (
+        example.replace("{split}", "dev")
+        .replace("{criterion}", "entropy")
+        .replace("{measure}", "cpu_utilization_percentage")
+    )
     {"metric": _validate_metric_name, "param": _validate_param_name, "tag": _validate_tag_name}[line.family](example)
     found = names.find(line.family, example)
     assert found is not None
@@ -60,6 +66,16 @@ def test_exit_metrics_count_from_one_and_sort() -> None:
     assert all(names.find("metric", name) for name in made)
     with pytest.raises(ValueError, match="count from 1"):
         names.exit_metric("score", 0)
+
+
+def test_an_epoch_with_the_use_of_its_worker_has_system_metrics() -> None:
+    epoch = {"score": 0.5, "theta_updates": 1, "seconds": 1.0, "train_loss": 0.1, "exits": {}, "weights": {}}
+    used = {"system": dict(SystemUsage()())}
+    made = epoch_metrics({**epoch, **used, "collapsed": []})
+    system = {name.removeprefix("system/") for name in made if name.startswith("system/")}
+    assert system == used["system"].keys() >= {"cpu_utilization_percentage", "process_memory_megabytes"}
+    assert all(names.find("metric", name) for name in made)
+    assert not any(name.startswith("system/") for name in epoch_metrics({**epoch, "collapsed": []}))
 
 
 @pytest.mark.parametrize("name", ["score/exit_3", "exit_03/score", "score/exit_03/x", "accuracy", "depth/exit_03"])

@@ -27,7 +27,7 @@ ROOT = "/srv/leebert"
 #: Keys of JSON answers that the present version writes under another name: old → new.
 RENAMED = {"rule": "criterion", "strategy": "criterion"}
 #: Parameters of MLflow runs that version 0.1.0 had no option for.
-NEW_OPTIONS = {("outer",), ("label_noise",), ("fixed_d2",)}
+NEW_OPTIONS = {("outer",), ("label_noise",), ("label_noise_exits",), ("fixed_d2",)}
 #: Sentences in answers that the present version words otherwise: old → new.
 REWORDED = {
     "score at speed-up 1.5 under pcee with patience 1": "score at layer speed-up 1.5 under pcee with patience 1",

@@ -83,7 +83,7 @@ def test_a_file_of_any_kind_becomes_a_valid_space_that_is_also_a_task(suffix, tm
     spec = load_space(tmp_path / "films.yaml")
     assert (spec.task["text"], spec.task["label"], spec.task["labels"]) == (["review"], "sentiment", ["bad", "good"])
     assert spec.task["metric"] == "accuracy"
-    assert (spec.planned, spec.folds, spec.pooling) == (8, 3, "mean")
+    assert (spec.planned, spec.folds, spec.pooling) == (8, 5, "mean")
     task = own_task(named_or_declared("films.yaml"))
     assert len(read_split(task, "train")) == 60
     assert max(map(len, (tmp_path / "films.yaml").read_text().splitlines())) < 120
@@ -163,11 +163,11 @@ def test_long_tables_are_searched_on_a_subset_and_short_ones_in_more_epochs(tmp_
     write(tmp_path / "long.csv", rows)
     space = cli("leebert", "init", "long.csv", "--json").json["space"]
     assert space["subset"] < 3000
-    assert 55 < space["minutes"] < 61
+    assert 45 < space["minutes"] <= 60
     assert load_space(tmp_path / "long.yaml").data.subset.rows == space["subset"]
     write(tmp_path / "short.csv", reviews())
     space = cli("leebert", "init", "short.csv", "--json").json["space"]
-    assert (space["subset"], space["max_epochs"], space["max_length"], space["lr_omega"]) == (None, 10, 16, "5e-2")
+    assert (space["subset"], space["max_epochs"], space["max_length"], space["lr_omega"]) == (None, 10, 16, "2e-2")
 
 
 def changed(**values):
@@ -182,7 +182,7 @@ def changed(**values):
         (changed(sentiment=lambda i: f"c{i}"), "column 'sentiment': every row has a label of its own"),
         ([{"text1": f"a {i}", "text2": f"b {i}", "score": i / 7} for i in range(30)], "30 different numbers: this is a regression"),
         (changed(sentiment=lambda i: i / 7), "60 different numbers: this is a regression"),
-        (changed(sentiment=lambda i: "rare" if i == 3 else "good"), "the label 'rare' has fewer than 3 rows"),
+        (changed(sentiment=lambda i: "rare" if i == 3 else "good"), "the label 'rare' has fewer than 5 rows"),
         ([{"a": i % 2, "b": i % 3, "text": f"some words {i}"} for i in range(30)], "a, b could all be labels"),
         ([{"label": i % 2, "price": i} for i in range(30)], "no column of texts among label, price"),
         (changed(review=lambda i: "" if i == 2 else f"the film {i}"), "line 4, column 'review': the text is empty"),

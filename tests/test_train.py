@@ -20,7 +20,7 @@ from leebert.errors import CheckpointError, ConfigError, DataError, StorageError
 from leebert.losses import cross_entropy_per_exit
 from leebert.objective import ExitObjective
 from leebert.optim.fixed import Fixed
-from leebert.record import MultiExit, TensorSamples
+from leebert.record import MultiExit, Record, TensorSamples
 from leebert.stages import Stage
 from leebert.stages import linear as schedule
 from leebert.train import fit, train_epochs
@@ -490,6 +490,31 @@ def test_label_noise_replaces_its_share_of_labels_once_and_for_all(share, seed):
     assert torch.equal(noisy.collate(some)["labels"], changed[some])
     assert torch.equal(NoisyLabels(samples, share, seed).collate(every)["labels"], changed)
     assert torch.equal(noisy.collate(some)["features"], samples.collate(some)["features"])
+
+
+def test_label_noise_of_some_exits_keeps_the_labels_and_differs_between_exits():
+    samples = TensorSamples(features=torch.randn(40, 2), labels=torch.arange(40) % 3)
+    batch = NoisyLabels(samples, 0.5, 0, exits=2).collate(np.arange(40))
+    assert torch.equal(batch["labels"], torch.arange(40) % 3)
+    assert batch["exit_labels"].shape == (40, 2)
+    assert (batch["exit_labels"] != batch["labels"][:, None]).sum(dim=0).tolist() == [20, 20]
+    assert not torch.equal(*batch["exit_labels"].T)
+
+
+def test_wrong_labels_of_an_exit_change_only_its_cross_entropy():
+    model, objective = toy_mlp().eval(), ExitObjective.of(config(algorithm="uniform"), 3)
+    rows, wrong = toy_rows(), NoisyLabels(toy_rows(), 0.9, 0, exits=1)
+    state = objective.initial(torch.Generator())
+    clean, noisy = (Record.of(model, samples.collate(np.arange(16))) for samples in (rows, wrong))
+    same = objective.terms(clean, state) == objective.terms(noisy, state)
+    assert (~same).nonzero().flatten().tolist() == [0]
+    halves = Record.joined([Record.of(model, wrong.collate(half)) for half in (np.arange(8), np.arange(8, 16))])
+    torch.testing.assert_close(objective.terms(halves, state), objective.terms(noisy, state))
+
+
+def test_the_last_exit_needs_right_labels():
+    with pytest.raises(ConfigError, match="label_noise_exits: 3, but the model has 3 exits"):
+        next(train_epochs(toy_mlp(), toy_rows(), config(label_noise=0.5, label_noise_exits=3)))
 
 
 def test_label_noise_needs_two_classes():

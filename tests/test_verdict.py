@@ -7,10 +7,14 @@ import pytest
 from scored_sweep import scored_sweep
 
 from leebert.errors import ConfigError
-from tune.analysis.compare_sweeps import at_speed_ups, compare_sweeps, verdict_on
+from tune.analysis.compare_sweeps import at_speed_ups, compare_sweeps, run_std, verdict_on
 from tune.analysis.labels import short_names
-from tune.analysis.stats import corrected_t
+from tune.analysis.samples import influences
+from tune.analysis.stats import corrected_t, random_effects
 from tune.analysis.verdict import Verdict, choose_sides
+from tune.running.dry_run import power_in_words
+from tune.store.folder import spec_of
+from tune.store.held_out import cell_logits
 
 
 def ahead(by, noise=0.002):
@@ -117,3 +121,62 @@ def test_configurations_are_named_by_what_differs():
     assert short_names([clo]) == ["CLO-v2 λ1=1e-05 C=4"]
     without = {key: value for key, value in clo.items() if key != "cycle_length"}
     assert short_names([clo, without]) == ["C=4", "CLO-v2"]
+
+
+def test_the_sampling_variance_is_that_of_the_same_samples_under_both_sides(sweep):
+    (result,) = compare_sweeps([sweep], "clo-v2", "blo", objectives=at_speed_ups())
+    pool, overall = result.pool, result.scores.overall
+    of_exits, *of_speed_ups = influences(pool, set(pool.state.configs), at_speed_ups(), result.replayed)
+    variance, exits = of_exits.variances(dict.fromkeys(overall.cells, overall.paired))
+
+    def correct(config, cell):  # (M, n) of a run; the metric is accuracy
+        recorded, _ = cell_logits(sweep.path, pool.state.cells[config, *cell])
+        return (recorded.logits.argmax(-1) == recorded.labels).astype(float)
+
+    by_fold = []
+    for fold in range(3):
+        seeds = [cell for cell in overall.cells if cell[1] == fold]
+        by_fold.append(
+            np.mean(
+                [np.mean([correct(a, c) - correct(b, c) for a, b in overall.paired], axis=0) for c in seeds], axis=0
+            )
+        )
+    assert variance == pytest.approx(np.mean([d.mean(axis=0).var(ddof=1) / 40 for d in by_fold]))
+    assert exits == pytest.approx(np.mean([d.var(axis=1, ddof=1) / 40 for d in by_fold], axis=0))
+    assert of_speed_ups[1].variances(dict.fromkeys(overall.cells, overall.paired))[0] > 0
+    assert of_exits.variances({(9, 9): overall.paired}) == (0.0, []), "a run without logits"
+    narrow, wide = (i.high - i.low for i in (overall.difference, random_effects(diffs_of(result), 0.5)))
+    assert narrow != pytest.approx(wide), "the logits count"
+
+
+def diffs_of(result):
+    scores = {(c.id, k.seed, k.fold): k.best.score for c in result.pool.state.history() for k in c.cells}
+    overall = result.scores.overall
+    return {c: np.mean([scores[a, *c] - scores[b, *c] for a, b in overall.paired]) for c in overall.cells}
+
+
+@pytest.mark.slow
+def test_the_command_prints_the_verdict_first_and_the_power_that_is_asked_for(sweep, cli):
+    where = ("--storage", sweep.path.parent)
+    ran = cli("leebert-tune", "compare", "s", *where, "--power")
+    assert ran.code == 0, ran.err
+    lines = ran.out.splitlines()
+    assert lines[0] == f"{verdict_on(sweep).sentence}."
+    assert lines[1].startswith("CLO-v2: 4 configurations (C=2, 4), mean score ")
+    assert "ω moved by up to" in lines[1]
+    assert any(line.startswith("to detect 0.36 points with 80 % power") for line in lines)
+    asked = cli("leebert-tune", "compare", "s", *where, "--power", "2.5", "--json").json["verdict"]["power"]
+    assert asked["difference"] == pytest.approx(0.025)
+    assert "above 0" in cli("leebert-tune", "compare", "s", *where, "--power", "0").err
+
+
+def test_a_dry_run_states_its_power_from_a_stated_or_an_earlier_standard_deviation(sweep):
+    spec = spec_of(sweep)
+    (line,) = power_in_words(spec)
+    assert "6 runs of each configuration detect differences of 4.6 standard deviations" in line
+    lines = power_in_words(spec, 0.0036, run_std(sweep))
+    assert lines[0].startswith(
+        "to detect 0.36 points with 80 % power, if the differences of single runs have a standard "
+    )
+    assert "  3 folds: not at any number of seeds" in lines
+    assert "too few for an interval" in power_in_words(spec.model_copy(update={"seeds": (0,)}))[0]

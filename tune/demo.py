@@ -1,4 +1,4 @@
-"""`python -m tune.demo`: run a small sweep on generated data, choose the best, compare, and print how long each step took."""
+"""`python -m tune.demo`: a small sweep on generated data, the verdict, a chart, and one sentence classified by the best model."""
 
 from __future__ import annotations
 
@@ -11,37 +11,83 @@ from pathlib import Path
 
 NAME = "demo"
 
+#: The sentences that are classified live: an easy and a hard one.
+SENTENCES = ("Lovely garden in spring by the river .", "The soup in the hotel last week was awful .")
+
+
+class Steps:
+    """Runs the demo's commands and measures the seconds of each."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    def run(self, title: str, *command: str | Path) -> None:
+        """Print a command, and run it; its output, and its live display, go to the terminal.
+
+        Args:
+            title: Name of the step.
+            *command: The program and its arguments.
+
+        Raises:
+            subprocess.CalledProcessError: The command fails.
+        """
+        print(f"\n$ {Path(command[0]).name} {' '.join(map(str, command[1:]))}", flush=True)
+        started = time.perf_counter()
+        subprocess.run([str(part) for part in command], check=True)
+        self.seconds[title] = self.seconds.get(title, 0) + time.perf_counter() - started
+
+    def summary(self) -> str:
+        """Return the seconds of all steps in one line."""
+        each = ", ".join(f"{title} {seconds:.0f}" for title, seconds in self.seconds.items())
+        return f"seconds:  {each}, total {sum(self.seconds.values()):.0f}"
+
 
 def main() -> None:
-    """Generate data, sweep CLO-v2 and BLO, choose the best configuration and compare; all in `demo` of the working folder."""
-    scripts = Path(sys.executable).parent
-    storage, uri = ("--storage", "demo/sweeps"), os.environ.get("MLFLOW_TRACKING_URI")
+    """Generate data, sweep four methods, compare, choose and train the best one; all in `demo` of the working folder."""
+    scripts, steps = Path(sys.executable).parent, Steps()
+    program, storage = scripts / "leebert-tune", ("--storage", "demo/sweeps")
+    uri = os.environ.get("MLFLOW_TRACKING_URI")
     tracking: tuple[str, ...] = ()
     if not uri:  # an address from the environment may contain a password, which must not get into the sweep's folder
         uri = f"sqlite:///{Path('demo/mlflow.db').resolve()}"
         tracking = ("--tracking-uri", uri)
-    seconds: dict[str, float] = {}
+    shutil.rmtree("demo", ignore_errors=True)  # the files of an earlier demo
+    steps.run("data", sys.executable, "-m", "leebert.data.synthetic", "demo")
+    steps.run("sweep", program, "sweep", "search_spaces/demo.yaml", "--name", NAME, *storage, *tracking)
+    steps.run("best", program, "best", NAME, "--out", "demo/best", *storage)
+    steps.run("refit", program, "refit", "demo/best/demo.yaml", "--out", "demo/model")
+    print("\nDo learned weights beat equal ones? Half of the labels are wrong for exits 1 and 2.")
+    steps.run("compare", program, "compare", NAME, "--a", "hyper-v2", "--b", "uniform-d1", *storage)
+    print("\nDoes CLO-v2 beat BLO?")
+    steps.run("compare", program, "compare", NAME, "--a", "clo-v2", "--b", "blo", *storage)
+    print_chart()
+    print_sentences()
+    steps.run("views", program, "views", NAME, *storage)
+    print(f"          after: {scripts / 'mlflow'} ui --workers 1 --backend-store-uri {uri}")
+    print("Next:     leebert-tune report demo --storage demo/sweeps   (and status, compare --html, verify)")
+    print(f"\n{steps.summary()}")
 
-    def run(title: str, *command: str | Path) -> None:
-        print(f"\n$ {Path(command[0]).name} {' '.join(map(str, command[1:]))}", flush=True)
-        started = time.perf_counter()
-        subprocess.run([str(c) for c in command], check=True)
-        seconds[title] = time.perf_counter() - started
 
-    # Remove the files of an earlier demo.
-    shutil.rmtree("demo", ignore_errors=True)
-    run("data", sys.executable, "-m", "leebert.data.synthetic", "demo")
-    run("sweep", scripts / "leebert-tune", "sweep", "search_spaces/demo.yaml", "--name", NAME, *storage, *tracking)
-    run("best", scripts / "leebert-tune", "best", NAME, "--out", "demo/best", *storage)
-    run("compare", scripts / "leebert-tune", "compare", NAME, "--a", "clo-v2", "--b", "blo", *storage)
-    print("\nOpen MLflow:  " + f"{scripts / 'mlflow'} ui --workers 1 --backend-store-uri {uri}")
-    print("              then http://127.0.0.1:5000/#/experiments, experiment leebert-demo")
-    print("Next:         leebert-tune report demo --storage demo/sweeps   (and status, compare --html, verify, refit)")
-    print(
-        "\nseconds:  "
-        + ", ".join(f"{title} {s:.0f}" for title, s in seconds.items())
-        + f", total {sum(seconds.values()):.0f}"
-    )
+def print_chart() -> None:
+    """Print the score against the mean exit layer, a curve for each method."""
+    from tune.analysis.terminal_chart import sweep_chart
+    from tune.store.folder import SweepFolder
+
+    width = min(shutil.get_terminal_size().columns, 100) - 1
+    print("\nScore against layers: the further left and up, the better.\n")
+    print("\n".join(sweep_chart(SweepFolder.find(NAME, "demo/sweeps"), width)))
+
+
+def print_sentences() -> None:
+    """Classify the sentences with the best configuration's model, and print exit layers and times."""
+    from leebert.console import quiet_transformers
+    from leebert.one_text import classify
+
+    quiet_transformers()
+    (folder,) = (path.parent for path in Path("demo/model").glob("**/model.safetensors"))
+    print("\nThe best configuration's model, on sentences that it has not seen:\n")
+    for sentence in SENTENCES:
+        print(f"  {sentence}\n    {classify(folder, sentence).in_words()}", flush=True)
 
 
 if __name__ == "__main__":

@@ -59,11 +59,11 @@ MOST_NUMBERS = 20
 #: If the largest class has more than this many times the samples of the smallest, accuracy says little.
 IMBALANCE = 3.0
 
-#: Cross-validation over this many folds is the default; every class needs as many samples.
-FOLDS = 3
+#: The folds of cross-validation: with one seed, fewer are too few for confidence intervals. Every class needs as many samples.
+FOLDS = 5
 
-#: A fold needs about ten samples to say anything.
-LEAST_ROWS = 10 * FOLDS
+#: A fold needs a few samples to say anything.
+LEAST_ROWS = 6 * FOLDS
 
 
 @dataclasses.dataclass(frozen=True)

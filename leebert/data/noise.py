@@ -22,22 +22,23 @@ class NoisyLabels:
         samples: The samples.
         share: The share of wrong labels, rounded to whole samples.
         seed: Seed of the choice.
+        exits: E: `labels` stay right, and batches have a column `exit_labels` (B, E) with the labels of the first E exits, of
+            which each exit has another share of wrong ones. None: `labels` are wrong.
 
     Raises:
         DataError: There is no other class.
     """
 
-    def __init__(self, samples: SampleSet, share: float, seed: int) -> None:
+    def __init__(self, samples: SampleSet, share: float, seed: int, exits: int | None = None) -> None:
         self._samples = samples
         labels = _labels(samples)
         rng = np.random.default_rng(seed)
-        wrong = rng.permutation(len(labels))[: round(share * len(labels))]
         classes = int(labels.max(initial=0)) + 1
         if classes < 2:
             raise DataError("label_noise: all training samples have label 0, so there is no other class; set it to 0")
-        offsets = rng.integers(1, classes, size=len(wrong))
-        self._labels = labels.copy()
-        self._labels[wrong] = (labels[wrong] + offsets) % classes
+        self._column = "labels" if exits is None else "exit_labels"
+        drawn = [_with_noise(labels, share, classes, rng) for _ in range(exits or 1)]
+        self._labels = drawn[0] if exits is None else np.stack(drawn, axis=1)
 
     def __len__(self) -> int:
         return len(self._samples)
@@ -52,8 +53,18 @@ class NoisyLabels:
 
         batch = dict(self._samples.collate(indices))
         noisy = self._labels[np.asarray(indices)]
-        batch["labels"] = torch.as_tensor(noisy, dtype=batch["labels"].dtype, device=batch["labels"].device)
+        clean = batch["labels"]
+        batch[self._column] = torch.as_tensor(noisy, dtype=clean.dtype, device=clean.device)
         return batch
+
+
+def _with_noise(labels: np.ndarray, share: float, classes: int, rng: np.random.Generator) -> np.ndarray:
+    """Replace a share of labels, (N,), by other classes."""
+    wrong = rng.permutation(len(labels))[: round(share * len(labels))]
+    offsets = rng.integers(1, classes, size=len(wrong))
+    noisy = labels.copy()
+    noisy[wrong] = (labels[wrong] + offsets) % classes
+    return noisy
 
 
 def _labels(samples: SampleSet) -> np.ndarray:

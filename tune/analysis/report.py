@@ -84,9 +84,12 @@ def _comparisons(pool: SweepPool, replayed: Mapping[CellKey, Tradeoff]) -> Compa
     others = (pair for pair in itertools.combinations(algorithms, 2) if set(pair) != set(main))
     compared: Comparisons = {}
     for pair in (main, *others):
-        objectives = at_speed_ups() if pair == main else [RankingObjective.of(f"speed-up={SPEED_UP:g}")]
+        first = pair == main
+        objectives = at_speed_ups() if first else [RankingObjective.of(f"speed-up={SPEED_UP:g}")]
         try:
-            compared[pair] = compare_pool(pool, *pair, objectives=objectives, replayed=replayed or None)
+            compared[pair] = compare_pool(
+                pool, *pair, objectives=objectives, replayed=replayed or None, by_samples=first
+            )
         except LeebertError as error:
             compared[pair] = str(error)
     return compared

@@ -15,7 +15,7 @@ from leebert.errors import SweepError
 from leebert.evaluate import RecordedLogits
 from leebert.metrics import METRICS
 from leebert.metrics.metric import Metric
-from leebert.tradeoff import Tradeoff
+from leebert.tradeoff import Tradeoff, tradeoff
 from tune.analysis.sweeps import SweepPool
 from tune.analysis.tradeoff import RankingObjective
 from tune.store.held_out import cell_logits
@@ -108,6 +108,8 @@ def _at_speed_up(recorded: RecordedLogits, curve: Tradeoff, speed_up: float, met
 
     assert recorded.labels is not None
     m, n, k = recorded.logits.shape
+    if np.isnan(curve.thresholds).any():  # a curve of an end record has none
+        curve = tradeoff(recorded, curve.criterion, curve.patience)
     layers = curve.depth / speed_up
     after = int(np.searchsorted(curve.layers, layers).clip(1, len(curve) - 1)) if len(curve) > 1 else 0
     before = max(0, after - 1)

@@ -519,7 +519,7 @@ def _figure(splits: Mapping[str, Any]) -> Any:
     """Draw score against mean exit layer: every exit for all samples, and each exit criterion over its thresholds."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(5.5 * len(splits), 4), layout="constrained")
+    figure = Figure(figsize=(5.5 * len(splits), 4.8), layout="constrained")
     for axes, (split, evaluation) in zip(
         figure.subplots(1, len(splits), squeeze=False)[0], splits.items(), strict=True
     ):
@@ -529,8 +529,10 @@ def _figure(splits: Mapping[str, Any]) -> Any:
             row = CRITERIA.find(criterion)
             layers, score = [p["layers"] for p in curve], [100 * p["measures"]["score"] for p in curve]
             axes.plot(layers, score, ".-", label=row.shown if row else criterion, color=row.colour if row else None)
-        axes.set(title=split, xlabel="mean exit layer", ylabel="score, per cent")
-        axes.legend()
+        majority = evaluation.get("majority")
+        title = f"{split} (majority class {100 * majority['score']:.2f})" if majority else split
+        axes.set(title=title, xlabel="mean exit layer", ylabel="score (%)")
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2, frameon=False, fontsize=8)
     return figure
 
 

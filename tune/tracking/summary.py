@@ -105,12 +105,18 @@ def _compared(pool: SweepPool, algorithms: Sequence[str]) -> Iterator[tuple[tupl
     for key, record in pool.state.cells.items():
         if pool.state.configs[key[0]].state == "complete" and (curve := curve_of(record)) is not None:
             replayed[key] = curve
+    first = True
     for a, b in itertools.combinations(algorithms, 2):
         try:
-            yield (a, b), compare_pool(pool, a, b, objectives=at_speed_ups() if replayed else (), replayed=replayed)
+            yield (
+                (a, b),
+                compare_pool(
+                    pool, a, b, objectives=at_speed_ups() if replayed else (), replayed=replayed, by_samples=first
+                ),
+            )
         except LeebertError:
             continue  # no common configurations
-        replayed = {}
+        replayed, first = {}, False
 
 
 def _of_method(pool: SweepPool, algorithm: str, side: History) -> tuple[Summary, pictures.Row]:

@@ -1,11 +1,8 @@
-"""A small paraphrase data set from templates, for demonstrations and tests: no download, no licence.
+"""A small data set of reviews from templates, for demonstrations and tests: no download, no licence.
 
-Half of the pairs are easy and half are hard, so that shallow exits suffice for some samples only.
-
-| difficulty | paraphrase | different |
-| --- | --- | --- |
-| easy | almost the same words | an unrelated event |
-| hard | voice, order and words changed | roles swapped, negated, or another number or day; same words or synonyms |
+A review has one opinion, which is its label. In half of the reviews, the easy ones, it is the first word. In the others, the hard
+ones, it follows later, at one of three distances. An encoder whose first layers see only a few words
+(:mod:`leebert.data.synthetic.encoder`) therefore needs few layers for easy reviews and more for hard ones.
 """
 
 from __future__ import annotations
@@ -18,154 +15,83 @@ from typing import Any
 
 from leebert.errors import DataError
 
-LABELS = ("different", "paraphrase")
+LABELS = ("negative", "positive")
 
-#: Agents and recipients: a word and its synonym.
-_PARTIES = (
-    ("museum", "gallery"), ("school", "academy"), ("hospital", "clinic"), ("company", "firm"),
-    ("farmer", "grower"), ("lawyer", "attorney"), ("doctor", "physician"), ("teacher", "instructor"),
-    ("shop", "store"), ("police", "officers"), ("author", "writer"), ("council", "assembly"),
-    ("airline", "carrier"), ("bank", "lender"), ("newspaper", "daily"), ("student", "pupil"),
-    ("tenant", "renter"), ("merchant", "trader"), ("director", "manager"), ("charity", "foundation"),
+#: Reviews of the demo: few enough for a sweep in a minute or two on two cores.
+ROWS, DEV_ROWS = 1176, 384
+
+_POSITIVE = ("wonderful", "great", "lovely", "superb", "charming", "excellent")
+_NEGATIVE = ("awful", "bad", "horrible", "poor", "dreadful", "dull")
+_THINGS = (
+    "soup", "bread", "wine", "pasta", "salad", "coffee", "waiter", "music", "room", "bed", "view", "pool", "garden", "staff",
+    "menu", "service",
 )  # fmt: skip
-#: Objects: a plural and its synonym.
-_OBJECTS = (
-    ("paintings", "pictures"), ("cars", "automobiles"), ("letters", "notes"), ("houses", "homes"),
-    ("coats", "jackets"), ("boats", "vessels"), ("computers", "machines"), ("bikes", "bicycles"),
-    ("films", "movies"), ("stones", "rocks"), ("sofas", "couches"), ("photos", "photographs"),
-    ("tickets", "passes"), ("carpets", "rugs"), ("presents", "gifts"), ("reports", "accounts"),
-)  # fmt: skip
-#: Verbs: past, base form, participle; past and participle of a synonym.
-_VERBS = (
-    ("sent", "send", "sent", "shipped", "shipped"),
-    ("gave", "give", "given", "handed", "handed"),
-    ("lent", "lend", "lent", "loaned", "loaned"),
-    ("showed", "show", "shown", "presented", "presented"),
-    ("offered", "offer", "offered", "proposed", "proposed"),
-    ("mailed", "mail", "mailed", "posted", "posted"),
-    ("delivered", "deliver", "delivered", "took", "taken"),
-    ("awarded", "award", "awarded", "granted", "granted"),
-)
-_NUMBERS = ("two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "twelve")
-_DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
-_ADJECTIVES = ("old", "new", "small", "expensive", "red", "heavy", "broken", "rare")
+_PLACES = ("in the hotel", "by the river", "at the corner", "near the station", "in the harbour", "on the hill")
+_TIMES = ("last week", "on Monday", "in spring", "this time", "for lunch", "after work")
+_COMPANY = ("with friends", "with the family", "with my boss", "all alone")
 
 
 @dataclasses.dataclass(frozen=True)
-class Event:
-    """An agent hands objects to a recipient; the numbers are positions in the word lists."""
+class Form:
+    """A template of a review, with the opinion at another place in each.
 
-    agent: int
-    verb: int
-    number: int
-    adjective: int
-    thing: int
-    recipient: int
-    day: int
-    denied: bool = False
+    Attributes:
+        template: The review; `{o}` is the opinion, `{t}` the thing, `{a}` and `{b}` two circumstances.
+        difficulty: `easy` if the opinion comes first, else `hard`.
+    """
 
-    def plain(self) -> str:
-        """Write the event in the active voice, with the first words of the lists."""
-        past, base = _VERBS[self.verb][:2]
-        verb = f"did not {base}" if self.denied else past
-        objects = f"{_NUMBERS[self.number]} {_ADJECTIVES[self.adjective]} {_OBJECTS[self.thing][0]}"
-        agent, recipient = _PARTIES[self.agent][0], _PARTIES[self.recipient][0]
-        return f"The {agent} {verb} {objects} to the {recipient} on {_DAYS[self.day]} ."
-
-    def near(self, rng: random.Random) -> str:
-        """Write the event almost as `plain`: the day first, or without the adjective."""
-        text = self.plain().removesuffix(" .")
-        day = f" on {_DAYS[self.day]}"
-        if rng.random() < 0.5:
-            return f"On {_DAYS[self.day]} , t{text.removesuffix(day)[1:]} ."
-        return f"{text.replace(f' {_ADJECTIVES[self.adjective]} ', ' ', 1)} ."
-
-    def reworded(self, rng: random.Random) -> str:
-        """Write the event in the passive voice, mostly with synonyms."""
-        participle = _VERBS[self.verb][4 if rng.random() < 0.7 else 2]
-        noun = _OBJECTS[self.thing][rng.random() < 0.7]
-        agent, recipient = (_PARTIES[i][rng.random() < 0.7] for i in (self.agent, self.recipient))
-        objects = f"{_NUMBERS[self.number]} {_ADJECTIVES[self.adjective]} {noun}"
-        verb = f"were {'not ' if self.denied else ''}{participle}"
-        if rng.random() < 0.5:
-            return f"On {_DAYS[self.day]} , {objects} {verb} to the {recipient} by the {agent} ."
-        return f"{objects.capitalize()} {verb} to the {recipient} by the {agent} on {_DAYS[self.day]} ."
-
-    def altered(self, rng: random.Random) -> Event:
-        """Change the event: roles swapped, negated, another number or another day."""
-        kind = rng.choice(("roles", "roles", "denied", "number", "day"))
-        if kind == "roles":
-            return dataclasses.replace(self, agent=self.recipient, recipient=self.agent)
-        if kind == "denied":
-            return dataclasses.replace(self, denied=not self.denied)
-        if kind == "number":
-            return dataclasses.replace(self, number=_another(rng, len(_NUMBERS), self.number))
-        return dataclasses.replace(self, day=_another(rng, len(_DAYS), self.day))
+    template: str
+    difficulty: str
 
 
-def _another(rng: random.Random, count: int, current: int) -> int:
-    return (current + rng.randrange(1, count)) % count
+#: In six reviews, each label has the easy form three times and each hard form once.
+FORMS = (
+    *(Form("{o} {t} {a} {b} .", "easy"),) * 3,
+    Form("What a {o} {t} {a} {b} .", "hard"),
+    Form("The {t} {a} was {o} {b} .", "hard"),
+    Form("The {t} {a} {b} was {o} .", "hard"),
+)
 
 
-def _event(rng: random.Random) -> Event:
-    agent = rng.randrange(len(_PARTIES))
-    return Event(
-        agent=agent,
-        verb=rng.randrange(len(_VERBS)),
-        number=rng.randrange(len(_NUMBERS)),
-        adjective=rng.randrange(len(_ADJECTIVES)),
-        thing=rng.randrange(len(_OBJECTS)),
-        recipient=_another(rng, len(_PARTIES), agent),
-        day=rng.randrange(len(_DAYS)),
-        denied=rng.random() < 0.15,  # so that "not" does not reveal the label
-    )
+def vocabulary() -> list[str]:
+    """Return all words of the reviews in lower case, sorted."""
+    phrases = (*_POSITIVE, *_NEGATIVE, *_THINGS, *_PLACES, *_TIMES, *_COMPANY)
+    templates = " ".join(form.template for form in FORMS).split()
+    words = {word for phrase in phrases for word in phrase.split()} | {w for w in templates if not w.startswith("{")}
+    return sorted({word.lower() for word in words})
 
 
-def _pair(rng: random.Random, event: Event, label: int, hard: bool) -> tuple[str, str]:
-    if label == 1:
-        return event.plain(), event.reworded(rng) if hard else event.near(rng)
-    if hard:
-        altered = event.altered(rng)
-        # Half of them use the form of the hard paraphrases; otherwise the form would reveal the label.
-        return event.plain(), altered.plain() if rng.random() < 0.5 else altered.reworded(rng)
-    unrelated = _event(rng)
-    different = dataclasses.replace(
-        unrelated, thing=_another(rng, len(_OBJECTS), event.thing), verb=_another(rng, len(_VERBS), event.verb)
-    )
-    return event.plain(), rng.choice((different.plain(), different.reworded(rng)))
+def _review(rng: random.Random, label: int, form: Form) -> str:
+    kinds = rng.sample((_PLACES, _TIMES, _COMPANY), 2)
+    a, b = (rng.choice(kind) for kind in kinds)
+    opinion = rng.choice(_POSITIVE if label else _NEGATIVE)
+    text = form.template.format(o=opinion, t=rng.choice(_THINGS), a=a, b=b)
+    return text[0].upper() + text[1:]
 
 
 def demo_rows(rows: int, seed: int | str, avoid: frozenset[str] = frozenset()) -> list[dict[str, Any]]:
-    """Generate sentence pairs, balanced by label and difficulty.
-
-    About one pair in twenty shares its first sentence with the pair before, as in real data.
+    """Generate different reviews, balanced by label and form.
 
     Args:
-        rows: Number of pairs.
-        seed: The seed; equal seeds give equal pairs.
-        avoid: Sentences that are not used.
+        rows: Number of reviews.
+        seed: The seed; equal seeds give equal reviews.
+        avoid: Reviews that are not used.
 
     Returns:
-        Dictionaries with `sentence1`, `sentence2`, `label` and `difficulty`.
+        Dictionaries with `text`, `label` and `difficulty`.
     """
-    rng = random.Random(f"paraphrases/{seed}")
-    pairs: list[dict[str, Any]] = []
-    event = _event(rng)
-    used = set(avoid)
-    # Each group of four has every kind once; shuffled, so that the order does not reveal the label.
-    kinds = [(i % 2, i // 2 % 2 == 1) for i in range(rows)]
+    rng = random.Random(f"reviews/{seed}")
+    # Each group of twelve has every kind; shuffled, so that the order does not reveal the label.
+    kinds = [(i % 2, FORMS[i // 2 % len(FORMS)]) for i in range(rows)]
     rng.shuffle(kinds)
-    while len(pairs) < rows:
-        label, hard = kinds[len(pairs)]
-        shared = bool(pairs) and rng.random() < 0.05
-        event = event if shared else _event(rng)
-        first, second = _pair(rng, event, label, hard)
-        if second in used or first == second or (first in used and not shared):
-            continue
-        used |= {first, second}
-        difficulty = "hard" if hard else "easy"
-        pairs.append({"sentence1": first, "sentence2": second, "label": LABELS[label], "difficulty": difficulty})
-    return pairs
+    used, reviews = set(avoid), []
+    for label, form in kinds:
+        text = _review(rng, label, form)
+        while text in used:
+            text = _review(rng, label, form)
+        used.add(text)
+        reviews.append({"text": text, "label": LABELS[label], "difficulty": form.difficulty})
+    return reviews
 
 
 def demo_task(folder: str | Path) -> dict[str, Any]:
@@ -173,11 +99,10 @@ def demo_task(folder: str | Path) -> dict[str, Any]:
     return {
         "name": "demo",
         "files": {"train": str(Path(folder) / "train.jsonl"), "dev": str(Path(folder) / "dev.jsonl")},
-        "text": ["sentence1", "sentence2"],
+        "text": ["text"],
         "label": "label",
         "labels": list(LABELS),
         "metric": "accuracy",
-        "group_by": ["sentence1", "sentence2"],
     }
 
 
@@ -186,24 +111,24 @@ def write_demo(folder: str | Path, rows: int = 600, dev_rows: int = 200, seed: i
 
     Args:
         folder: Created if missing.
-        rows: Number of training pairs.
-        dev_rows: Number of development pairs.
+        rows: Number of training reviews.
+        dev_rows: Number of development reviews.
         seed: The seed.
 
     Returns:
         The declaration of the task (:func:`demo_task`).
 
     Raises:
-        DataError: Fewer than four pairs, which can't hold every kind.
+        DataError: Fewer than twelve reviews, which can't hold every kind.
     """
-    folder = Path(folder)
+    folder, kinds = Path(folder), len(FORMS) * len(LABELS)
     for name, count in (("rows", rows), ("dev_rows", dev_rows)):
-        if count < 4:
-            raise DataError(f"{folder}: {name} is {count}; at least 4 are needed, one of each kind of pair")
+        if count < kinds:
+            raise DataError(f"{folder}: {name} is {count}; at least {kinds} are needed, one of each kind of review")
     folder.mkdir(parents=True, exist_ok=True)
     train = demo_rows(rows, f"{seed}/train")
-    sentences = frozenset(row[column] for row in train for column in ("sentence1", "sentence2"))
-    for name, pairs in (("train", train), ("dev", demo_rows(dev_rows, f"{seed}/dev", avoid=sentences))):
-        text = "".join(json.dumps(row) + "\n" for row in pairs)
+    dev = demo_rows(dev_rows, f"{seed}/dev", avoid=frozenset(row["text"] for row in train))
+    for name, reviews in (("train", train), ("dev", dev)):
+        text = "".join(json.dumps(row) + "\n" for row in reviews)
         (folder / f"{name}.jsonl").write_text(text, encoding="utf-8", newline="\n")
     return demo_task(folder)
