@@ -225,7 +225,8 @@ def on_storage(cli, place, mlflow_server):
 @pytest.fixture(scope="module")
 def swept(tuned, place, ray_up):
     """A finished sweep: its folder, and what the command said."""
-    ran = tuned("sweep", space(place / "space.yaml", place), "--name", "whole", "--json")
+    path = space(place / "space.yaml", place, tracking={"system_metrics": True})
+    ran = tuned("sweep", path, "--name", "whole", "--json")
     assert ran.code == 0, ran.err
     return SweepFolder(place / "sweeps" / "whole"), ran
 
@@ -293,9 +294,7 @@ def test_what_mlflow_holds(swept, mlflow_server):
     client = MlflowClient(mlflow_server.url)
     experiment = client.get_experiment_by_name("leebert-pairs").experiment_id
     assert ran.json[0]["mlflow"].startswith(f"{mlflow_server.url}/#/experiments/{experiment}")
-    views = [
-        f"whole: {view}" for view in ("CLO vs BLO", "score against mean exit layer", "all configurations", "summary")
-    ]
+    views = [f"whole: {view}" for view in ("CLO vs BLO", "speed against accuracy", "all configurations", "summary")]
     assert list(ran.json[0]["views"]) == views
     tags = client.get_experiment(experiment).tags
     for address in ran.json[0]["views"].values():
@@ -315,6 +314,15 @@ def test_what_mlflow_holds(swept, mlflow_server):
     (sweep,) = kinds["sweep"]
     parents = {run.info.run_id: run.data.tags.get("mlflow.parentRunId") for run in runs}
     assert parents[sweep.info.run_id] is None
+    assert sweep.data.tags["mlflow.note.content"] == sweep.data.tags["verdict"]
+    assert sweep.data.tags["verdict"].startswith("CLO-v2 and BLO: ")
+    assert sweep.data.tags["verdict"] in client.get_experiment(experiment).tags["mlflow.note.content"]
+    digest = folder.manifest["data_fingerprint"][:36]  # MLflow keeps no more
+    for run in (sweep, *kinds["config"]):
+        assert [(d.dataset.name, d.dataset.digest) for d in run.inputs.dataset_inputs] == [("pairs", digest)]
+        assert run.data.tags["mlflow.source.name"] == "leebert-tune sweep"
+    pictures = [client.list_artifacts(run.info.run_id, "images") for run in kinds["summary"]]
+    assert sorted(len(files) for files in pictures) == [0, 0, 8], "four pictures, each with its thumbnail"
     assert {parents[r.info.run_id] for r in kinds["config"] + kinds["summary"]} == {sweep.info.run_id}
     for run in kinds["fold"]:
         tags = run.data.tags
@@ -326,6 +334,7 @@ def test_what_mlflow_holds(swept, mlflow_server):
         assert [m.step for m in history] == [0, 1]
         assert history[cell["best_epoch"]].value == pytest.approx(cell["exits"]["score"][2])
         assert {"score/mean", "loss/exit_01", "omega_ce/exit_01", "theta_updates"} <= run.data.metrics.keys()
+        assert {"system/cpu_utilization_percentage", "system/process_memory_megabytes"} <= run.data.metrics.keys()
     for run in kinds["config"]:
         values = state.configs[run.data.tags["config"]].scores
         assert run.data.metrics["cv/score_mean"] == pytest.approx(np.mean(values), abs=1e-6)
@@ -419,15 +428,15 @@ def test_pages_are_in_one_file_and_beside_the_sweep_in_mlflow(swept, tuned, mlfl
     compared = tuned("compare", "whole", "--a", "clo-v2", "--b", "blo", "--html", tmp_path / "compared.html")
     assert compared.code == 0, compared.err
     page = (tmp_path / "compared.html").read_text()
-    assert page.count("<figure>") == 3
-    assert "<h2>Learned weights over time</h2>" in page
+    assert page.count('class="chart"') == 10
+    assert ">Learned weights over time</h2>" in page
     reported = tuned("report", "whole")
     assert reported.code == 0, reported.err
     whole = (folder.path / "report.html").read_text()
-    assert whole.count("<figure>") == 5  # two configurations are too few for importance
+    assert whole.count('class="chart"') == 11  # two configurations are too few for importance
     assert "8 completed configurations" in whole
     for text in (page, whole):
-        assert not re.search(r"""(src|href)=["'](?!data:)""", text), "nothing is fetched from anywhere"
+        assert not re.search(r"""<link|<[a-z][^>]*(?:src|href)=(?!["']#)""", text), "nothing is fetched from anywhere"
     client = MlflowClient(mlflow_server.url)
     experiment = client.get_experiment_by_name("leebert-pairs").experiment_id
     (run,) = client.search_runs([experiment], "tags.sweep = 'whole' AND tags.kind = 'sweep'")
