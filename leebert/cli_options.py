@@ -44,7 +44,8 @@ def check_precision(precision: str | None) -> str | None:
 
 Device = Annotated[str, typer.Option(callback=check_device, help="auto, cpu, cuda or cuda:N.")]
 Texts = Annotated[
-    list[str] | None, typer.Option("--text", help="Name of a text column, repeatable; by default the task's.")
+    list[str] | None,
+    typer.Option("--text", help="Name of a text column, twice for a pair; by default the task's (`init` guesses)."),
 ]
 Task = Annotated[
     str | None,

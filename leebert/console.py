@@ -6,6 +6,7 @@ import contextlib
 import json
 import logging
 import os
+import re
 import shutil
 import signal
 import sys
@@ -197,7 +198,18 @@ def sentence(text: str, hanging: int = 0) -> None:
     width = shutil.get_terminal_size().columns
     for line in text.splitlines() or [""]:
         indent = " " * (len(line) - len(line.lstrip()) + hanging)
-        print(*textwrap.wrap(line, max(20, width), subsequent_indent=indent, **_BETWEEN_WORDS) or [""], sep="\n")
+        lines = textwrap.wrap(_joined(line), max(20, width), subsequent_indent=indent, **_BETWEEN_WORDS)
+        print(*(part.replace(_UNBROKEN, " ") for part in lines or [""]), sep="\n")
+
+
+#: A space at which textwrap does not break a line.
+_UNBROKEN = "\u00a0"
+
+
+def _joined(line: str) -> str:
+    """Keep an interval, and a number with its unit, on one line."""
+    line = line.replace(" % CI ", f"{_UNBROKEN}%{_UNBROKEN}CI{_UNBROKEN}").replace(" points", f"{_UNBROKEN}points")
+    return re.sub(r"(?<=\d) to (?=[−\d])", f"{_UNBROKEN}to{_UNBROKEN}", line)
 
 
 def next_step(command: str) -> None:

@@ -193,7 +193,7 @@ def single_class(exits: Iterable[int], num_exits: int) -> str:
 def margin_in_words(margin: float, interval: tuple[float, float]) -> str:
     """Format a margin and its interval, fractions: `+1.20 points, 95 % CI 0.40 to 2.00`."""
     low, high = (round(100 * end, 2) + 0.0 for end in interval)
-    return f"{round(100 * margin, 2) + 0.0:+.2f} points, 95 % CI {low:.2f} to {high:.2f}"
+    return f"{round(100 * margin, 2) + 0.0:+.2f} points, 95 % CI {low:.2f} to {high:.2f}".replace("-", "−")
 
 
 def in_words(against: AgainstMajority, names: Sequence[str] = (), advice: str = ADVICE) -> str:

@@ -192,6 +192,7 @@ def start(
     for split in read.splits:  # every row is read as training reads it, so that bad ones show now
         if not split.startswith("test"):
             read_split(own_task(task), split)
+    path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, _rendered(path, read, table, space, task))
     return Started(path, read.name, read.table.source, read.splits, table, space, (path, *read.files))
 

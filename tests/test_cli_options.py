@@ -97,7 +97,7 @@ BEHIND = {
 }
 
 #: Options that a command passes on in another form.
-PASSED_ON = {("reproduce", "methods"), ("reproduce", "pooling"), ("reproduce", "set_")}
+PASSED_ON = {("reproduce", "methods"), ("reproduce", "pooling"), ("reproduce", "set_"), ("reproduce", "tasks")}
 
 
 def test_the_library_has_the_defaults_of_the_options():

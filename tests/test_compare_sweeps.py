@@ -69,7 +69,7 @@ def test_what_is_drawn_is_narrowed_and_paired(tmp_path):
         "Score by exit": "figure",
         "Patience": "2 figures, 3 text",
         "Learned weights over time": "2 figures, text",
-        "Mean over exits, and each exit": "text, table, 10 text",
+        "Mean over exits, and each exit": "text, table, 9 text",
     }
     page = str(drawn)
     assert "CLO-v2: clo-v2 lr_theta" in page

@@ -100,15 +100,15 @@ def test_options_name_the_columns_and_json_has_the_guesses(tmp_path, cli):
         "--text",
         "review",
         "--out",
-        "own.yaml",
+        "new/own.yaml",
         "--backbone",
         "x/y",
         "--json",
     )
     assert ran.json["labels"] == {"1": 12, "2": 12, "3": 12, "4": 12, "5": 12}
-    assert ran.json["next"][0] == "leebert-tune sweep own.yaml --name films"
-    assert load_yaml("own.yaml")["task"]["labels"] == ["1", "2", "3", "4", "5"]
-    assert load_yaml("own.yaml")["pooling"] == "pooler"
+    assert ran.json["next"][0] == "leebert-tune sweep new/own.yaml --name films"
+    assert load_yaml("new/own.yaml")["task"]["labels"] == ["1", "2", "3", "4", "5"]
+    assert load_yaml("new/own.yaml")["pooling"] == "pooler"
 
 
 def test_existing_files_are_replaced_only_with_force(tmp_path, cli):

@@ -94,6 +94,13 @@ def test_too_few_runs_have_no_interval(tmp_path, seeds, runs):
         assert verdict.sentence.endswith("validation score, 3 runs each: too few for an interval (at least 4)")
 
 
+def test_two_folds_have_no_interval_and_the_sentence_says_why(tmp_path):
+    facts = {"folds": {"k": 2, "digest": "made up"}}
+    verdict = verdict_on(scored_sweep(tmp_path / "s", ahead(0.05), folds=2, seeds=[0, 1], facts=facts))
+    assert verdict.main.low is None
+    assert verdict.sentence.endswith("4 runs each; 2 folds are too few for an interval (at least 3)")
+
+
 def test_the_default_pair(tmp_path):
     rates = {"lr_theta": [1e-5, 1e-4]}
 
@@ -108,7 +115,7 @@ def test_the_default_pair(tmp_path):
     assert sides("slo", "blo", "uniform") == ("slo", "blo")
     assert choose_sides([scored_sweep(tmp_path / "o", ahead(0))], "lr_theta") == ("1e-05", "0.0001")
     with pytest.raises(
-        ConfigError, match="algorithm: the sweep has clo-v1; name two values that it has by --a and --b"
+        ConfigError, match="algorithm: the sweep has clo-v1; compare the values of another option by --option, or"
     ):
         sides("clo-v1")
 

@@ -75,6 +75,16 @@ def _program(
     pass
 
 
+Power = Annotated[
+    float | None,
+    typer.Option(
+        metavar="[POINTS]",
+        help="Print the folds × seeds that detect a difference of so many points (by default 0.36, the paper's CLO-v2 minus "
+        "BLO) with 80 % power; in sweep with --dry-run.",
+    ),
+]
+
+
 class _WithPower(Command):
     """A command whose option `--power` may stand without a value."""
 
@@ -115,10 +125,7 @@ def sweep(
         bool,
         typer.Option("--dry-run", help="Print configurations, estimated time, memory, disk and power; train nothing."),
     ] = False,
-    power: Annotated[
-        float | None,
-        typer.Option(metavar="[POINTS]", help="With --dry-run: the difference to detect, in points; by default 0.36."),
-    ] = None,
+    power: Power = None,
     std: Annotated[
         float | None,
         typer.Option(
@@ -665,14 +672,7 @@ def compare(
     ] = None,
     criterion: Criterion = None,
     patience: Patience = None,
-    power: Annotated[
-        float | None,
-        typer.Option(
-            metavar="[POINTS]",
-            help="Also print the folds × seeds that detect a difference of so many points (by default 0.36, the paper's CLO-v2 "
-            "minus BLO) with 80 % power.",
-        ),
-    ] = None,
+    power: Power = None,
     html: Annotated[
         Path | None, typer.Option(help="Write an HTML page with figures to this file, and log it to MLflow.")
     ] = None,
@@ -707,6 +707,11 @@ def compare(
         deliver(comparison_page(comparisons), html, folders, tracking_uri=tracking_uri, experiment=experiment)
     if not json_:
         print_comparisons(comparisons, power=power is not None)
+        where_stored = ["--storage", storage] if storage else []
+        plain = html is None and option == "algorithm" and not (where or speed_up or criterion or patience)
+        following = ["compare", *names, "--a", sides[0], "--b", sides[1]] if plain else ["best", *names]
+        figures = ["--html", "compare.html"] if plain else []
+        console.next_step(shlex.join(["leebert-tune", *following, *where_stored, *figures]))
         return
     results = [one.as_dict() for one in comparisons]
     together = [one.as_dict() for one in across(comparisons)]

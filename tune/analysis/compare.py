@@ -302,6 +302,8 @@ def _ratio(folds: int, ratio: float | None) -> float:
 def _value(history: History, option: str, text: Any) -> Any:
     """Return the sweep's value of `option` that equals `text`, a value or its text ('16', '1e-4', 'true')."""
     options = sorted({key for c in history for key in c.values})
+    if not history:
+        raise ConfigError("no configuration has begun yet, so there is nothing to compare")
     if option not in options:
         raise ConfigError(
             f"{option}: no such option in this sweep{nearest(option, options)}; it has {', '.join(options)}"

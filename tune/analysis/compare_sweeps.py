@@ -60,6 +60,12 @@ class OnSweep:
         """The verdict on A against B."""
         return make_verdict(self.pool, self.scores, self.at_speed_ups, self.replayed, self.difference)
 
+    def name_of(self, key: str) -> str:
+        """Return the name of the side with this key of `layers`."""
+        scores = self.scores
+        names = {_key(scores.option, value): side_name(scores.option, value) for value in (scores.a, scores.b)}
+        return names[key]
+
     @property
     def sweep(self) -> str:
         return self.pool.name
@@ -94,6 +100,11 @@ class OnSweep:
             ],
             "still_weights": [dataclasses.asdict(one) for one in self.still],
         }
+
+
+def _key(option: str, value: Any) -> str:
+    """Return the key of a side in JSON."""
+    return str(value) if option == "algorithm" else f"{option}={value}"
 
 
 def compare_sweeps(
@@ -261,7 +272,7 @@ def _layers(pool: SweepPool, scores: Comparison) -> tuple[dict[str, float], str]
     missing: list[str] = []
     for value, ids in zip((scores.a, scores.b), scores.sides, strict=True):
         side, name = completed(tuple(c for c in history if c.id in ids)), side_name(scores.option, value)
-        key = str(value) if scores.option == "algorithm" else f"{scores.option}={value}"
+        key = _key(scores.option, value)
         learned = tuple(c for c in side if c.id not in pool.margins or pool.margins[c.id].learned)
         if learned:
             top = best(learned)

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import math
-import shutil
-import sys
-import textwrap
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -45,6 +42,8 @@ def _learned(side: Side) -> str:
     if side.learned is None or side.margin is None or side.margin_low is None or side.margin_high is None:
         return "" if side.completed else "none completed"
     margin = margin_in_words(side.margin, (side.margin_low, side.margin_high))
+    if side.learned and side.margin_low <= 0:
+        return f"an exit is above the majority class, the mean over exits not significantly: {margin}"
     if side.learned:
         return f"above the majority class by {margin.removeprefix('+')}"
     return f"not significantly above the majority class: {margin}"
@@ -110,8 +109,7 @@ def render(header_and_rows: Sequence[Sequence[str]]) -> Any:
     from rich.text import Text
 
     header, *body = header_and_rows
-    made = console.table(header, [[*map(Text, row)] for row in body], whole=range(1, len(header)), lean=True)
-    return made
+    return console.table(header, [[*map(Text, row)] for row in body], whole=range(1, len(header)), lean=True)
 
 
 # Sentences
@@ -134,7 +132,8 @@ def _tuned_findings(comparison: Comparison) -> list[str]:
     if (tuned := comparison.tuned) is None:
         return []
     a, b = comparison.names
-    candidates = f"{tuned.candidates[0]} configurations of {a} and {tuned.candidates[1]} of {b}"
+    first = f"{tuned.candidates[0]} configuration{'s' if tuned.candidates[0] != 1 else ''}"
+    candidates = f"{first} of {a} and {tuned.candidates[1]} of {b}"
     return [comparison.tuned_verdict, f"  tuned: selected on the other folds from {candidates}"]
 
 
@@ -152,7 +151,9 @@ def notes(comparison: Comparison) -> list[str]:
     every = (comparison.overall, *comparison.lines)
     if any(line.difference.cells < USEFUL for line in every):
         lines.append(f"fewer than {USEFUL} runs are too few for an interval and its p")
-    if any(line.exits for line in every):
+    if any(not line.difference.useful and line.difference.cells >= USEFUL for line in every):
+        lines.append("no interval where every run shows the same difference, or on 2 folds")
+    if any(interval.useful for line in every for interval in line.exits):
         lines.append("† p adjusted by Holm; intervals hold simultaneously (Bonferroni), so the two may disagree")
     if len(comparison.lines) > 1:
         lines.append(f"note: {len(comparison.lines)} comparisons share runs; p is not adjusted for their number")
@@ -248,7 +249,7 @@ def _basis(result: OnSweep) -> list[str]:
         if isinstance(at, str):
             lines.append(f"no comparison at layer speed-up {objective.speed_up:g}: {at}")
     if result.layers:
-        each = ", ".join(f"{name} {layers:.2f}" for name, layers in result.layers.items())
+        each = ", ".join(f"{result.name_of(key)} {layers:.2f}" for key, layers in result.layers.items())
         lines.append(f"layers needed by the best configuration of each side: {each} ({FEWEST})")
     if result.no_layers:
         lines.append(f"layers needed are not available: {result.no_layers}")
@@ -267,23 +268,6 @@ def _warnings(result: OnSweep) -> Iterable[str]:
 
 
 def print_lines(lines: Iterable[str]) -> None:
-    """Print sentences on stdout, wrapped on a terminal and as they are elsewhere; numbers and their units stay together."""
-    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 0
+    """Print sentences on stdout, on a terminal wrapped with further lines indented."""
     for line in lines:
-        print(wrapped(line, width) if width else line)
-
-
-def wrapped(line: str, width: int) -> str:
-    """Wrap a sentence at a width, with further lines indented, without a break within an interval.
-
-    Args:
-        line: The sentence.
-        width: The number of columns, at least 20.
-    """
-    joined = (
-        line.replace(" % CI ", "\u00a0%\u00a0CI ").replace(" to ", "\u00a0to\u00a0").replace(" points", "\u00a0points")
-    )
-    indent = " " * (len(line) - len(line.lstrip()) + 2)
-    return textwrap.fill(
-        joined, max(width, 20), subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
-    ).replace("\u00a0", " ")
+        console.sentence(line, hanging=2)

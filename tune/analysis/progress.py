@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from leebert.errors import SweepError
 from leebert.majority import AgainstMajority, margin_in_words
 from leebert.methods import most_epochs
 from tune.analysis.labels import searched_name
@@ -237,7 +239,8 @@ def _best(
         by_run = {(r["seed"], r["fold"]): AgainstMajority.of(r["majority"]) for r in records}
         margin = of_cells(by_run, ratio_of(spec, manifest))
     elif folder is not None:
-        margin = of_configuration(folder, records, manifest["metric"], ratio_of(spec, manifest))
+        with contextlib.suppress(SweepError):  # a status needs neither the metric nor the logits
+            margin = of_configuration(folder, records, manifest["metric"], ratio_of(spec, manifest))
     words = "" if margin is None else margin_in_words(margin.samples.margin, margin.samples.interval)
     mean = sum(top.scores) / len(top.scores)
     return BestSoFar(searched_name(top.values, options), mean, len(top.scores), len(spec.cells()), words)

@@ -55,6 +55,7 @@ class Effect:
         confidence: The confidence level; of exits it is that of all their intervals together.
         significant: Whether the difference is significant; None if nothing can be said.
         missing: Why there is no estimate, or no interval; empty otherwise.
+        folds: The number of folds of these runs; 0 or 1 without cross-validation.
     """
 
     key: str
@@ -68,6 +69,7 @@ class Effect:
     confidence: float = 0.95
     significant: bool | None = None
     missing: str = ""
+    folds: int = 0
 
     @classmethod
     def of(cls, key: str, name: str, interval: Interval, p_folds: float | None = None) -> Effect:
@@ -92,6 +94,7 @@ class Effect:
             confidence=interval.confidence,
             significant=interval.significant,
             missing=interval.missing(),
+            folds=interval.folds,
         )
 
     @property
@@ -100,7 +103,7 @@ class Effect:
         if self.estimate is None:
             return None
         low, high, p = (np.nan if value is None else value for value in (self.low, self.high, self.p))
-        return Interval(self.estimate, low, high, p, self.runs, self.confidence)
+        return Interval(self.estimate, low, high, p, self.runs, self.confidence, folds=self.folds)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -468,7 +471,8 @@ def choose_sides(
     first, second = a if a is not None else next(free, None), b if b is not None else next(free, None)
     if first is None or second is None:
         listed = ", ".join(values) or "no list of values"
-        raise ConfigError(f"{option}: the sweep has {listed}; name two values that it has by --a and --b")
+        other = "compare the values of another option by --option, or name" if len(values) == 1 else "name"
+        raise ConfigError(f"{option}: the sweep has {listed}; {other} two values by --a and --b")
     return first, second
 
 
