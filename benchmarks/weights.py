@@ -206,7 +206,8 @@ def planned(rows: Rows, problems: Sequence[str], seeds: int, extra: Sequence[tup
             if not (own.get("outer") == "deepest" and PROBLEMS[problem].planted):  # the last exit has no gradient
                 yield Run(problem, method, at_rate(RATES[-1], own), seed=seed)
         for shape, method in itertools.product(SHAPES if problem in SHAPED else (), SHAPED_METHODS):
-            yield Run(problem, method, at_rate(RATES[-1], {"parametrisation": shape}), seed=seed)
+            if (method, {"parametrisation": shape}) not in VARIANTS:
+                yield Run(problem, method, at_rate(RATES[-1], {"parametrisation": shape}), seed=seed)
         for rate, method in itertools.product(RATES[:-1], SHAPED_METHODS):
             yield Run(problem, method, at_rate(rate, {}), seed=seed)
 

@@ -32,7 +32,7 @@ from ahead import AHEAD, ahead  # noqa: F401
 from best_files import best_place  # noqa: F401
 from clusters import nodes  # noqa: F401
 from hypothesis import settings
-from mlflow_app import mlflow_app, new_database  # noqa: F401
+from mlflow_app import files_of_databases, mlflow_app, new_database  # noqa: F401
 from mlflow_server import launched_server, mlflow_server  # noqa: F401
 
 # How long an example takes depends on the machine, not on the code. 25 examples, a quarter of Hypothesis' default.

@@ -76,6 +76,12 @@ class MlflowApp:
         self._server.server_close()
 
 
+@pytest.fixture(scope="session", autouse=True)
+def files_of_databases(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """The files of runs in a database without a server, which would be in the working directory."""
+    os.environ.setdefault("_MLFLOW_SERVER_ARTIFACT_ROOT", str(tmp_path_factory.mktemp("artifacts")))
+
+
 @pytest.fixture(scope="session")
 def new_database(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], str]:
     """The address of a new database of MLflow in a folder: a copy of one that is created once (two seconds)."""
@@ -89,8 +95,6 @@ def new_database(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], s
         if isinstance(connection, sqlite3.Connection):
             connection.execute("PRAGMA synchronous = OFF")
 
-    # Otherwise runs in a database have their files in the working directory.
-    os.environ.setdefault("_MLFLOW_SERVER_ARTIFACT_ROOT", str(tmp_path_factory.mktemp("artifacts")))
     empty = tmp_path_factory.mktemp("empty") / "mlflow.db"
     open_store(f"sqlite:///{empty}").engine.dispose()
 

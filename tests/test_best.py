@@ -398,7 +398,7 @@ def test_a_sweep_ends_with_the_verdict(sweep, capsys):
 def test_the_page_of_a_sweep_shows_the_learned_configuration_as_the_best(sweep):
     folder = sweep("mrpc", held_out=against, ends=collapsed_on_top, prune_last=False)
     text = re.sub(r"<[^>]*>", " ", str(sweep_page(folder)))
-    assert "clo-v2 lr_theta=0.0001 lr_omega=0.001 cycle_length=2 batch_size=16: 73.66 over 3 runs" in text
+    assert "CLO-v2 λ1=0.0001: 73.66 over 3 runs" in text
     assert "Against the majority class: 1 of 4 completed configurations learned more" in text
     assert text.count("complete, collapsed") == 3
 
