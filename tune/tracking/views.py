@@ -146,10 +146,11 @@ def _configurations(sweep: str, of: ViewContents) -> ViewState:
     if of.others:
         parallel.append(_parallel("some", every))
     scatters = [_scatter(axis, _SCORE, "PARAM") for axis in every] + [_scatter(_DEVIATION, _SCORE)]
+    against = "each option" if every else "its standard deviation over runs"
     part = _part(of.begun)
     sections = [
         _Section("parallel", f"Configurations, coloured by score{part}", parallel, 1, 400),
-        _Section("scatter", f"Score against each option{part}", scatters, 3, 320),
+        _Section("scatter", f"Score against {against}{part}", scatters, 3 if every else 1, 320),
     ]
     return _state(_filter(sweep, "config"), _config_columns(of), sections)
 
