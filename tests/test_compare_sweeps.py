@@ -276,7 +276,7 @@ def test_sweeps_of_a_backbone_that_has_moved_are_joined(tmp_path):
 def test_an_error_of_several_sweeps_names_its_sweep(tmp_path):
     good = scored_sweep(tmp_path / "good", ahead(0.1))
     bad = scored_sweep(tmp_path / "bad", ahead(0.1), task="rte", algorithms=["clo-v2"])
-    with pytest.raises(ConfigError, match=r"^bad: algorithm: no configuration has 'blo'"):
+    with pytest.raises(ConfigError, match=r"^bad: algorithm: no configuration with 'blo' has begun"):
         compare_sweeps([good, bad], "clo-v2", "blo")
 
 
