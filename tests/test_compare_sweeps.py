@@ -131,7 +131,7 @@ def test_a_running_sweep_is_reported_and_errors_state_its_progress(tmp_path, cap
     none = scored_sweep(tmp_path / "n", ahead(0.1), state=lambda v: "running", cells=lambda v: 0, status="stopped")
     with (
         driven(no_blo),
-        pytest.raises(ConfigError, match=r"'blo'; .*; sweep s is still running, 4 of 6 configurations compl"),
+        pytest.raises(ConfigError, match=r"'blo' has begun; .*; sweep s is still running, 4 of 6 configurations compl"),
     ):
         compare_sweeps([no_blo], "clo-v2", "blo")
     with pytest.raises(
