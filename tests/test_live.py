@@ -56,6 +56,19 @@ def test_a_phase_shows_its_seconds_and_a_bar_the_remaining_time():
     display.body(lambda width, height: [f"{width} x {height}"])
     display.phase("")
     assert display.lines(80, 20) == ["80 x 20"]
+    display.body(lambda width, height: [str(1 // 0)])
+    assert display.lines(80) == ["can't show the progress: ZeroDivisionError: integer division or modulo by zero"]
+
+
+def test_a_phase_that_begins_while_a_bar_is_drawn_changes_the_next_picture():
+    def clock():
+        display.phase("")  # between the test for a bar and its line, as another thread may
+        return 0.0
+
+    display = live.Display(Clock(), unicode=False)
+    display.bar("training", 10, 40)
+    display._clock = clock
+    assert "10 of 40" in display.lines(80)[0]
 
 
 @pytest.mark.parametrize(
