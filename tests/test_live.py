@@ -1,6 +1,7 @@
 """The live display: what it shows while a command works, at every width, and that it leaves the terminal as it was."""
 
 import contextlib
+import dataclasses
 import os
 import pty
 import re
@@ -192,6 +193,14 @@ def test_watch_prints_lines_where_no_display_can_be_until_the_driver_ends(tmp_pa
     assert "run 2 of 3 (seed 0, fold 1), epoch 1 of 10" in first
     assert "8 of 18 runs" in second
     assert status[0].startswith("s (mrpc): died")
+
+
+def test_watch_says_what_a_driver_does_that_trains_nothing(tmp_path):
+    folder = folder_of(tmp_path)
+    begun = progress_of("s", spec_of(folder), folder.manifest, folder.ledger.read(), Active(), 0.0)
+    begun = dataclasses.replace(begun, running=())
+    assert overview._idle_phase(begun) == "the driver prepares its work"
+    assert "MLflow" in overview._idle_phase(dataclasses.replace(begun, done=begun.planned))
 
 
 #: A command with a display, a log and an interruption, as the console scripts run it.
