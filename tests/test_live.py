@@ -312,4 +312,4 @@ def test_a_real_sweep_shows_phases_epochs_and_the_next_command(tmp_path, monkeyp
     ):
         assert part in shown
     assert max(map(len, shown.splitlines())) <= 80
-    assert capsys.readouterr().out.rstrip().endswith("next: leebert-tune best s")
+    assert plain(shown).rstrip().endswith("next: leebert-tune best s")
