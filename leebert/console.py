@@ -213,8 +213,11 @@ def _joined(line: str) -> str:
 
 
 def next_step(command: str) -> None:
-    """Print the command to run next, as one line that can be copied."""
-    print(f"next: {command}")
+    """Print the command to run next, as one line that can be copied; on stderr where stdout is not a terminal.
+
+    So stdout holds the result alone: `$(leebert-tune report NAME)` is a path.
+    """
+    print(f"next: {command}", file=sys.stdout if sys.stdout.isatty() else sys.stderr)
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:

@@ -75,21 +75,25 @@ class Display:
             width: Columns of the terminal.
             height: Its lines.
         """
-        lines = list(self._body(width, height)) if self._body else []
+        # Another thread may call `phase` and `body` meanwhile: each is read once.
+        bar, body = self._bar, self._body
+        try:
+            lines = list(body(width, height)) if body else []
+        except Exception as error:  # whatever a body raises would end the thread that draws
+            lines = [f"can't show the progress: {type(error).__name__}: {error}"]
         now = self._clock()
         frames = _FRAMES if self._unicode else _PLAIN_FRAMES
         frame = frames[int(8 * now) % len(frames)]
-        if self._bar:
-            lines.append(f"{frame} {self._bar_line(now)}")
+        if bar:
+            lines.append(f"{frame} {self._bar_line(bar, now)}")
         elif self._phase:
             elapsed = now - self._since
             seconds = f"  {duration(elapsed)}" if elapsed >= 1 else ""
             lines.append(f"{frame} {self._phase}{seconds}")
         return lines
 
-    def _bar_line(self, now: float) -> str:
-        assert self._bar is not None
-        what, done, total, began = self._bar
+    def _bar_line(self, shown: tuple[str, int, int, float], now: float) -> str:
+        what, done, total, began = shown
         rest = f", about {duration((now - began) / done * (total - done))} left" if done and now > began else ""
         return f"{what}  {bar(done, total, self._unicode)}  {done} of {total}{rest}"
 

@@ -49,7 +49,7 @@ class Classified:
 
 
 def classify(folder: str | Path, *text: str, rounds: int = 30) -> Classified:
-    """Classify a text with a saved model under its exit criterion and with the full model, .
+    """Classify a text with a saved model under its exit criterion and with the full model, and time both.
 
     Args:
         folder: The saved model.

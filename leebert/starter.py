@@ -17,9 +17,9 @@ import numpy as np
 
 from leebert.config import TrainConfig
 from leebert.data.inspect import FOLDS, SPLITS, Column, Table, TableGuess, guess, split_column
-from leebert.data.readers import FORMATS, Columns, column_names, in_any_case, read_rows
-from leebert.data.sources import load_hub, read_split
-from leebert.data.tasks import TASKS, own_task
+from leebert.data.readers import FORMATS, Columns, Row, column_names, in_any_case, read_rows
+from leebert.data.sources import examples_of, load_hub, read_split
+from leebert.data.tasks import TASKS, Task, own_task
 from leebert.errors import ConfigError, DataError, nearest
 from leebert.files import check_file_writable, write_atomically
 from leebert.images.tasks import IMAGE_TASKS
@@ -143,6 +143,7 @@ class _Source:
         hub: The id on the hub; empty for files.
         hub_config: The hub data set's configuration.
         files: Split files to write, by path: rows of objects.
+        rows: Split → its rows in the source; only for split files.
     """
 
     name: str
@@ -151,6 +152,7 @@ class _Source:
     hub: str = ""
     hub_config: str | None = None
     files: Mapping[Path, list[dict[str, Any]]] = dataclasses.field(default_factory=dict)
+    rows: Mapping[str, list[Row]] = dataclasses.field(default_factory=dict)
 
 
 def start(
@@ -175,26 +177,51 @@ def start(
         force: Whether to replace existing files.
 
     Raises:
-        ConfigError: A file exists already, or can't be written.
+        ConfigError: A file exists already, would replace the source, or can't be written.
         DataError: The source can't be read, or holds no classification task.
     """
     read = _from_file(Path(source)) if _is_file(source) else _from_hub(source, hub_config)
     path = out or Path(f"{read.name}.yaml")
     for written in (path, *read.files):
+        _check_kept(written, Path(source), read)
         check_file_writable(written, "--out")
         if written.exists() and not force:
             raise ConfigError(f"{written} exists already; add --force to replace it, or name another file by --out")
     table = guess(read.table, texts=texts, label=label)
-    for file, rows in read.files.items():
-        write_atomically(file, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
     space = _space(table, backbone)
     task = _task(read, table)
-    for split in read.splits:  # every row is read as training reads it, so that bad ones show now
+    for split in read.splits:  # every row is read as training reads it, so that bad ones show before a file is written
         if not split.startswith("test"):
-            read_split(own_task(task), split)
+            _check_split(read, own_task(task), split, (*table.texts, table.label))
+    for file, rows in read.files.items():
+        write_atomically(file, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, _rendered(path, read, table, space, task))
     return Started(path, read.name, read.table.source, read.splits, table, space, (path, *read.files))
+
+
+def _check_kept(written: Path, source: Path, read: _Source) -> None:
+    """Raise ConfigError if a file to write is one of the user's that are read, which --force must not replace either."""
+    if read.hub:
+        return
+    kept = {source, *map(Path, read.splits.values())} - ({*read.files} - {source})
+    if any(written.resolve() == file.resolve() for file in kept):
+        raise ConfigError(
+            f"the split file {written} would replace the data in {source}; rename that file, or run leebert init in another folder"
+            if written in read.files
+            else f"--out {written} would replace data of the task; name another file"
+        )
+
+
+def _check_split(read: _Source, task: Task, split: str, names: tuple[str, ...]) -> None:
+    """Read a split as training does. Raises DataError, which names the place in the user's file."""
+    if split not in read.rows:
+        read_split(task, split)
+        return
+    rows = read.rows[split]
+    at = [rows[0].names.index(name) for name in names]
+    picked = (row._replace(values=tuple(_plain(row.values[i]) for i in at), names=names) for row in rows)
+    examples_of(task, split, read.table.source, picked, labelled=True)
 
 
 # --- sources ----------------------------------------------------------------------------------------------------------
@@ -224,8 +251,8 @@ def _from_file(path: Path) -> _Source:
     if path.suffix.lower() not in FORMATS:
         raise DataError(f"{path}: unknown file type; save the table as one of {', '.join(FORMATS)}")
     names = column_names(path)
-    rows = [row.values for row in read_rows(path, Columns(tuple((name,) for name in names)))]
-    columns = zip(*rows, strict=True) if rows else [()] * len(names)
+    rows = list(read_rows(path, Columns(tuple((name,) for name in names))))
+    columns = zip(*(row.values for row in rows), strict=True) if rows else [()] * len(names)
     table = Table(str(path), {name: Column(name, values) for name, values in zip(names, columns, strict=True)})
     name = _task_name(path)
     by = split_column(table) if rows else None
@@ -235,7 +262,9 @@ def _from_file(path: Path) -> _Source:
     files = {split: Path(f"{name}-{split}.jsonl") for split in ("train", "dev", "test") if split in splits}
     parts = {file: _objects(table.rows([one == split for one in splits])) for split, file in files.items()}
     train = table.rows([one == "train" for one in splits])
-    return _Source(name, train, {split: str(file) for split, file in files.items()}, files=parts)
+    named = {split: str(file) for split, file in files.items()}
+    by_split = {split: [row for row, one in zip(rows, splits, strict=True) if one == split] for split in files}
+    return _Source(name, train, named, files=parts, rows=by_split)
 
 
 def _objects(table: Table) -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ import torch
 from leebert.errors import ConfigError
 from leebert.evaluate import layers_of
 from leebert.losses import cross_entropy_per_exit
-from leebert.record import Batch
+from leebert.record import Batch, Record
 from leebert.slim.importance import head_importance, weight_importance
 from leebert.slim.layerdrop import LayerDrop
 from leebert.slim.layers import check_kept
@@ -243,8 +243,9 @@ def _loss_of(model: Any, examined: Examined, exits: slice) -> Callable[[Batch], 
 
     def loss(batch: Batch) -> torch.Tensor:
         with examined.runtime.autocast():
-            record = model.record(batch)
-        assert record.labels is not None
-        return cross_entropy_per_exit(record.logits[exits], record.labels).sum()
+            record = Record.of(model, batch)
+        labels = record.labels_by_exit
+        assert labels is not None
+        return cross_entropy_per_exit(record.logits[exits], labels if labels.ndim == 1 else labels[exits]).sum()
 
     return loss

@@ -428,6 +428,11 @@ def test_all_errors_of_a_space_are_reported_at_once_and_duplicates_too(place, cl
         assert part in err
 
 
+@pytest.mark.parametrize("options", [["--power"], ["--std", "0.5"], ["--std-from", "s"]])
+def test_options_of_a_dry_run_belong_to_one(cli, options):
+    refuses(cli("leebert-tune", "sweep", "mrpc_small", *options), f"{options[0]} belongs to --dry-run")
+
+
 @pytest.mark.parametrize("name", ["a/b", "..", "../x", "a..b", ".hidden", "", "x" * 101, "ä", "-x", "a b"])
 def test_a_sweep_is_never_named_out_of_its_storage(place, cli, tmp_path, name):
     path = space(tmp_path / "space.yaml", own(place / "data" / "train.jsonl"), place / "backbone")

@@ -419,7 +419,7 @@ def test_evaluate_prints_tables_in_steps_of_layers_and_takes_a_split(trained, cl
     points = [line for line in short.out.splitlines() if line.startswith(exits_of(trained)[0])]
     assert 2 <= len(points) <= 8
     assert len(short.out.splitlines()) < 40
-    assert short.out.endswith(f"next: leebert predict {trained[0]} FILE\n")
+    assert short.err.endswith(f"next: leebert predict {trained[0]} FILE\n")
     ran = cli("leebert", "evaluate", trained[0], "--split", "train", "--timed-rows", 4, "--all")
     assert ran.code == 0, ran.err
     assert "train: 120 samples" in ran.out

@@ -1,6 +1,7 @@
 """The live display: what it shows while a command works, at every width, and that it leaves the terminal as it was."""
 
 import contextlib
+import dataclasses
 import os
 import pty
 import re
@@ -56,6 +57,19 @@ def test_a_phase_shows_its_seconds_and_a_bar_the_remaining_time():
     display.body(lambda width, height: [f"{width} x {height}"])
     display.phase("")
     assert display.lines(80, 20) == ["80 x 20"]
+    display.body(lambda width, height: [str(1 // 0)])
+    assert display.lines(80) == ["can't show the progress: ZeroDivisionError: integer division or modulo by zero"]
+
+
+def test_a_phase_that_begins_while_a_bar_is_drawn_changes_the_next_picture():
+    def clock():
+        display.phase("")  # between the test for a bar and its line, as another thread may
+        return 0.0
+
+    display = live.Display(Clock(), unicode=False)
+    display.bar("training", 10, 40)
+    display._clock = clock
+    assert "10 of 40" in display.lines(80)[0]
 
 
 @pytest.mark.parametrize(
@@ -181,6 +195,14 @@ def test_watch_prints_lines_where_no_display_can_be_until_the_driver_ends(tmp_pa
     assert status[0].startswith("s (mrpc): died")
 
 
+def test_watch_says_what_a_driver_does_that_trains_nothing(tmp_path):
+    folder = folder_of(tmp_path)
+    begun = progress_of("s", spec_of(folder), folder.manifest, folder.ledger.read(), Active(), 0.0)
+    begun = dataclasses.replace(begun, running=())
+    assert overview._idle_phase(begun) == "the driver prepares its work"
+    assert "MLflow" in overview._idle_phase(dataclasses.replace(begun, done=begun.planned))
+
+
 #: A command with a display, a log and an interruption, as the console scripts run it.
 INTERRUPTED = """
 import logging, time
@@ -290,4 +312,4 @@ def test_a_real_sweep_shows_phases_epochs_and_the_next_command(tmp_path, monkeyp
     ):
         assert part in shown
     assert max(map(len, shown.splitlines())) <= 80
-    assert capsys.readouterr().out.rstrip().endswith("next: leebert-tune best s")
+    assert plain(shown).rstrip().endswith("next: leebert-tune best s")

@@ -194,7 +194,7 @@ def test_dev_is_opened_last_and_a_refit_resumes_where_it_stopped(best_place, ref
     assert again.code == 0, again.err
     assert "models:/again@champion moves from version 1, which is kept, to version 2" in again.err
     serve = "mlflow models serve --env-manager local --model-uri 'models:/again@champion'"
-    assert f"MLFLOW_TRACKING_URI={mlflow_server.url} {serve}" in again.out
+    assert f"MLFLOW_TRACKING_URI={mlflow_server.url} {serve}" in again.err
     runs = [
         run.info.run_name
         for folder in ("m", "n")

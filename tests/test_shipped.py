@@ -50,7 +50,7 @@ def test_copies_are_the_files_and_overwrite_nothing(tmp_path, cli):
     ran = cli("leebert-tune", "spaces", "--copy", "mrpc", tmp_path / "new")
     assert ran.code == 0, ran.err
     copy = tmp_path / "new" / "mrpc.yaml"
-    assert ran.out == f"{copy}\nnext: leebert-tune doctor {copy}\n"
+    assert (ran.out, ran.err) == (f"{copy}\n", f"next: leebert-tune doctor {copy}\n")
     assert copy.read_text() == (ROOT / "search_spaces" / "mrpc.yaml").read_text()
     copy.write_text("mine")
     ran = cli("leebert-tune", "spaces", "--copy", "mrpc", tmp_path / "new")

@@ -24,6 +24,8 @@ from leebert.slim.parts import blocks
 from leebert.slim.structure import restructure, structure_of
 from leebert.slim.theseus import Replacing
 from leebert.slim.width import prune_heads, prune_neurons
+from leebert.stages import Examined
+from leebert.transforms import _loss_of
 
 CPU = Runtime(torch.device("cpu"))
 #: The other two are RoBERTa's code; test_a_structure_gives_a_new_encoder_the_same_shapes cuts them, too.
@@ -581,3 +583,14 @@ def test_factorised_embeddings_answer_as_embeddings_do():
     words = FactorisedEmbedding(10, 6, 3, padding_idx=0)
     assert words(torch.zeros(2, 5, dtype=torch.int64)).shape == (2, 5, 6)
     assert (words.num_embeddings, words.embedding_dim, words.rank) == (10, 6, 3)
+
+
+def test_the_loss_that_decides_what_is_removed_has_each_exits_own_labels():
+    model, labels = toy_mlp().eval(), torch.tensor([0, 1, 1])
+    noisy = {"features": torch.randn(3, 6), "labels": labels, "exit_labels": 1 - labels[:, None]}
+    examined = Examined(lambda: iter([noisy]), CPU)
+    first, last = (
+        nn.functional.cross_entropy(model.record(noisy).logits[i], y) for i, y in ((0, 1 - labels), (-1, labels))
+    )
+    assert _loss_of(model, examined, slice(0, 1))(noisy).item() == pytest.approx(first.item())
+    assert _loss_of(model, examined, slice(-1, None))(noisy).item() == pytest.approx(last.item())

@@ -138,6 +138,19 @@ def test_other_splits_are_files_beside_it_or_named_by_a_column(tmp_path, cli):
     task = own_task(named_or_declared("all.yaml"))
     assert {split: len(read_split(task, split)) for split in ("train", "dev")} == {"train": 45, "dev": 15}
     assert "wrote all-dev.jsonl" in ran.out
+    write(tmp_path / "all-train.jsonl", rows)
+    ran = cli("leebert", "init", "all-train.jsonl", "--force")
+    assert (ran.code, len((tmp_path / "all-train.jsonl").read_text().splitlines())) == (1, len(rows))
+    assert "would replace the data in all-train.jsonl" in ran.err
+
+
+def test_a_bad_row_of_a_split_column_is_named_in_the_users_file_and_nothing_is_written(tmp_path, cli):
+    rows = [{**row, "split": "dev" if i % 4 == 0 else "train"} for i, row in enumerate(reviews())]
+    rows[8]["review"] = ""
+    write(tmp_path / "films.csv", rows)
+    ran = cli("leebert", "init", "films.csv")
+    assert "films.csv, line 10" in ran.err
+    assert [path.name for path in tmp_path.iterdir()] == ["films.csv"]
 
 
 def test_pairs_classes_and_repeated_texts_determine_metric_and_groups():

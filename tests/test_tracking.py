@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.server
 import math
 import socket
@@ -10,6 +11,7 @@ import sys
 import threading
 import time
 import tracemalloc
+import urllib.request
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -21,6 +23,7 @@ from mlflow_server import contents
 from proxy import Fault, proxy
 
 from leebert.errors import LeaseError, TrackingError
+from tune.running.first_checks import check_addresses
 from tune.store.ledger import SweepState
 from tune.tracking import feed, names, runs, server
 from tune.tracking import tracker as tracking
@@ -475,6 +478,18 @@ def test_check_advises_what_to_do_when_nobody_answers(free_port: int) -> None:
     with pytest.raises(TrackingError, match=r"can't be used at http://127\.0\.0\.1:\d+: .*serve\.sh"):
         Sweep(f"http://127.0.0.1:{free_port}").tracker().check()
     assert time.monotonic() - started < 10
+
+
+@pytest.mark.parametrize("code", [socket.EAI_NONAME, socket.EAI_AGAIN])
+def test_only_a_host_that_does_not_exist_is_refused_at_once(code: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: Any, **__: Any) -> None:
+        raise socket.gaierror(code, "no address")
+
+    monkeypatch.setattr(socket, "create_connection", fails)
+    monkeypatch.setattr(urllib.request, "getproxies", dict)
+    refused = pytest.raises(TrackingError, match="the host 'mlflow.lab' is unknown")
+    with refused if code == socket.EAI_NONAME else contextlib.nullcontext():
+        check_addresses("http://mlflow.lab:5000", None)
 
 
 def test_check_is_quick_when_the_server_hangs(at_app: Sweep, mlflow_app: MlflowApp) -> None:

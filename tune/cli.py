@@ -142,6 +142,9 @@ def sweep(
     from tune.space import load_space
     from tune.store.folder import check_name
 
+    for option, value in (("--power", power), ("--std", std), ("--std-from", std_from)):
+        if value is not None and not dry_run:
+            raise ConfigError(f"{option} belongs to --dry-run, which trains nothing; add --dry-run, or omit {option}")
     overrides = _overrides(data_dir, backbone, storage, tracking_uri, set_, experiment)
     if name is not None:
         check_name(name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -10,7 +11,13 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from leebert.errors import ConfigError
+from tune.tracking.server import redact
+
 NAME, STORAGE = "demo", ("--storage", "demo/sweeps")
+
+#: A file in the demo's folder, which the next demo may delete.
+MARKER = ".leebert-demo"
 
 PROGRAM = Path(sys.executable).with_name("leebert-tune")
 
@@ -36,7 +43,15 @@ class Steps:
         """
         print(f"\n$ {Path(command[0]).name} {' '.join(map(str, command[1:]))}", flush=True)
         started = time.perf_counter()
-        subprocess.run([str(part) for part in command], check=True)
+        parts = [str(part) for part in command]
+        with subprocess.Popen(parts) as process:
+            try:
+                code = process.wait()
+            except KeyboardInterrupt:  # the terminal signals the command, too, which stops in its own time
+                process.wait()
+                raise
+        if code:
+            raise subprocess.CalledProcessError(code, parts)
         self.seconds[title] = self.seconds.get(title, 0) + time.perf_counter() - started
 
     def summary(self) -> str:
@@ -46,16 +61,57 @@ class Steps:
 
 
 def main() -> None:
-    """Generate data, sweep four methods, and conclude; all in `demo` of the working folder."""
+    """Generate data, sweep four methods, and conclude; all in `demo` of the working folder.
+
+    Raises:
+        ConfigError: The working folder has a `demo` that no earlier demo made.
+        subprocess.CalledProcessError: A command fails.
+    """
     steps, uri = Steps(), os.environ.get("MLFLOW_TRACKING_URI")
     tracking: tuple[str, ...] = ()
     if not uri:  # an address from the environment may contain a password, which must not get into the sweep's folder
         uri = f"sqlite:///{Path('demo/mlflow.db').resolve()}"
         tracking = ("--tracking-uri", uri)
-    shutil.rmtree("demo", ignore_errors=True)  # the files of an earlier demo
+    clear(Path("demo"))
     steps.run("data", sys.executable, "-m", "leebert.data.synthetic", "demo")
     steps.run("sweep", PROGRAM, "sweep", "search_spaces/demo.yaml", "--name", NAME, *STORAGE, *tracking)
     conclude(steps, uri, tracking)
+
+
+def clear(folder: Path) -> None:
+    """Make a demo's folder anew.
+
+    Args:
+        folder: The folder; one of an earlier demo is replaced.
+
+    Raises:
+        ConfigError: The folder has other files.
+    """
+    marker = folder / MARKER
+    ours = marker.exists() or (folder / "sweeps" / NAME).is_dir()
+    if folder.exists() and not ours and not (folder.is_dir() and not any(folder.iterdir())):
+        raise ConfigError(
+            f"{folder.resolve()} is not an earlier demo's folder; rename it, or run the demo in another folder"
+        )
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(exist_ok=True)
+    marker.touch()
+
+
+def mlflow_lines(uri: str, from_environment: bool) -> str:
+    """Return how to see the views in MLflow; no password is in it.
+
+    Args:
+        uri: MLflow's address.
+        from_environment: Whether it is the value of MLFLOW_TRACKING_URI.
+    """
+    if uri.startswith(("http://", "https://", "databricks")):
+        return f"MLflow:   {redact(uri)} shows the views at these links"
+    address = '"$MLFLOW_TRACKING_URI"' if from_environment else shlex.quote(uri)
+    return (
+        f"MLflow:   {PROGRAM.with_name('mlflow')} ui --workers 1 --backend-store-uri {address}\n"
+        "          shows the views at these links"
+    )
 
 
 def conclude(steps: Steps, uri: str, tracking: Sequence[str]) -> None:
@@ -75,8 +131,7 @@ def conclude(steps: Steps, uri: str, tracking: Sequence[str]) -> None:
     print_chart()
     print_sentences()
     steps.run("views", PROGRAM, "views", NAME, *STORAGE)
-    print(f"\nMLflow:   {PROGRAM.with_name('mlflow')} ui --workers 1 --backend-store-uri {uri}")
-    print("          shows the views at these links")
+    print(f"\n{mlflow_lines(uri, from_environment=not tracking)}")
     print("Next:     leebert-tune report demo --storage demo/sweeps   (and status, compare --html, verify)")
     print(f"\n{steps.summary()}")
 
@@ -108,3 +163,7 @@ if __name__ == "__main__":
         main()
     except subprocess.CalledProcessError as error:
         sys.exit(error.returncode)
+    except ConfigError as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)

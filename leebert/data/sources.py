@@ -1,6 +1,6 @@
 """Read one split of a task from GLUE's release, the user's files or the hub, all with the same checks.
 
-:mod:`leebert.data.readers` yields the rows with unchanged values; :func:`_examples` checks each text and maps each label
+:mod:`leebert.data.readers` yields the rows with unchanged values; :func:`examples_of` checks each text and maps each label
 to its id. A DataError names the place, the value and what to do.
 """
 
@@ -83,10 +83,10 @@ def read_split(task: Task, split: str, source: str | Path | None = None, *, labe
     """
     _check_split(task, split, source)
     if _from_hub(task, source):
-        return _examples(task, split, *_hub_rows(task, split, labelled), labelled)
+        return examples_of(task, split, *_hub_rows(task, split, labelled), labelled)
     path = _find(task, split, source)
     names = (*task.text_names, task.label_column_names) if labelled else task.text_names
-    return _examples(task, split, str(path), _file_rows(task, split, path, names, task.skip_broken), labelled)
+    return examples_of(task, split, str(path), _file_rows(task, split, path, names, task.skip_broken), labelled)
 
 
 def check_files(task: Task, split: str, source: str | Path | None) -> None:
@@ -206,8 +206,19 @@ def subset(examples: LabelledRows, rows: int, seed: int) -> LabelledRows:
 # --- from values to examples ------------------------------------------------------------------------------------------
 
 
-def _examples(task: Task, split: str, source: str, rows: Iterator[Row], labelled: bool) -> Examples:
-    """Check rows of texts (and labels if `labelled`) and collect them as examples."""
+def examples_of(task: Task, split: str, source: str, rows: Iterator[Row], labelled: bool) -> Examples:
+    """Check rows and collect them as examples.
+
+    Args:
+        task: The task.
+        split: A split of the task.
+        source: The rows' source, for messages.
+        rows: Texts, followed by the label if `labelled`.
+        labelled: Whether to read labels.
+
+    Raises:
+        DataError: A row is malformed, or there is none; the message names its place.
+    """
     labels = _Labels(task, split)
     columns: tuple[list[str], ...] = tuple([] for _ in task.text_columns)
     ids: list[int] = []

@@ -98,7 +98,7 @@ def watch(folder: SweepFolder, every: float = 2.0) -> None:
         while (alive := folder.driver()) is not None:
             now = time.time()
             progress = progress_of(folder.name, spec, manifest, folder.ledger.read(), active_of(alive), now)
-            live.phase("" if progress.running else "the driver prepares its work")
+            live.phase(_idle_phase(progress))
             if shown.drawn:
                 shown.body(functools.partial(_later_lines, progress, now))
             else:
@@ -106,6 +106,14 @@ def watch(folder: SweepFolder, every: float = 2.0) -> None:
             # A large ledger takes seconds to read.
             time.sleep(max(every if shown.drawn else 15 * every, 5 * (time.time() - now)))
     print_status(status_of(folder))
+
+
+def _idle_phase(progress: SweepProgress) -> str:
+    """Return what a driver does while it trains nothing; empty if it trains."""
+    if progress.running:
+        return ""
+    finished = progress.planned is not None and progress.done >= progress.planned > 0
+    return "all runs are complete: the driver sends results to MLflow" if finished else "the driver prepares its work"
 
 
 def _later_lines(progress: SweepProgress, read: float, width: int, height: int) -> list[str]:

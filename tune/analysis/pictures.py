@@ -24,7 +24,7 @@ _NEUTRAL = "#5a5e66"
 MOST_EXITS = 8
 
 #: The layer speed-ups that an axis names.
-_TICKS = (1, 1.5, 2, 3, 4, 6, 8, 12, 24)
+SPEED_UPS = (1, 1.5, 2, 3, 4, 6, 8, 12, 24)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,8 +49,11 @@ def verdict_picture(verdict: Verdict) -> bytes:
     reach = max(abs(end) for end in axes.get_xlim())
     axes.set_xlim(-reach, reach)
     intervals = f"with {level(verdict.main.confidence)}" if verdict.main.low is not None else "without intervals"
-    axes.set_xlabel(f"{verdict.a.name} minus {verdict.b.name}, points, {intervals}\n(filled: significant)")
+    axes.set_xlabel(
+        _lines(f"{verdict.a.name} minus {verdict.b.name}, points, {intervals}", 50) + "\n(filled: significant)"
+    )
     for name, x, align in ((f"◂ {verdict.b.name} better", 0, "left"), (f"{verdict.a.name} better ▸", 1, "right")):
+        name = _lines(name, 26)
         axes.annotate(
             name, (x, 1.0), (0, 4), xycoords="axes fraction", textcoords="offset points", ha=align, fontsize=7.5
         )
@@ -68,7 +71,7 @@ def curves_picture(verdict: Verdict) -> bytes:
         _curve(axes, side.name, verdict.curves[key], colour(str(side.value), i))
     most = max(max(verdict.curves[key].speed_ups) for key in ("a", "b"))
     axes.set_xscale("log")
-    ticks = [tick for tick in _TICKS if tick <= 1.02 * most]
+    ticks = [tick for tick in SPEED_UPS if tick <= 1.02 * most]
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.minorticks_off()
     axes.set(xlabel="layer speed-up", ylabel="validation score (%)")
@@ -109,6 +112,11 @@ def _row(effect: Effect, sides: Sequence[str]) -> Row:
     return Row(effect.name, 100 * effect.estimate, low, high, tint, significant)
 
 
+def _lines(text: str, width: int) -> str:
+    """Wrap a text of a picture, without mathematics: names may hold "$"."""
+    return "\n".join(textwrap.wrap(text, width, break_on_hyphens=False)).replace("$", r"\$")
+
+
 def _square(title: str) -> tuple[Figure, Axes]:
     import matplotlib as mpl
     from matplotlib.figure import Figure
@@ -116,9 +124,7 @@ def _square(title: str) -> tuple[Figure, Axes]:
     with mpl.rc_context({"font.size": 8}):
         figure = Figure(figsize=(_SIZE, _SIZE), dpi=_DPI, layout="constrained")
         axes = figure.subplots()
-    # Without mathematics: names may hold "$".
-    words = textwrap.fill(title, 58).replace("$", r"\$")
-    figure.suptitle(words, fontsize=8.6, fontweight="bold", ha="left", x=0.015)
+    figure.suptitle(_lines(title, 58), fontsize=8.6, fontweight="bold", ha="left", x=0.015)
     axes.spines[["top", "right"]].set_visible(False)
     return figure, axes
 
@@ -130,8 +136,7 @@ def _forest(axes: Axes, rows: Sequence[Row]) -> None:
             axes.plot([row.low, row.high], [y, y], color=row.colour, lw=1.6, solid_capstyle="butt")
         face = row.colour if row.filled else "white"
         axes.plot(row.value, y, marker="o", ms=5.5, mfc=face, mec=row.colour, mew=1.4)
-    names = ["\n".join(textwrap.wrap(row.name, 28, break_on_hyphens=False)).replace("$", r"\$") for row in rows]
-    axes.set_yticks(at, names)
+    axes.set_yticks(at, [_lines(row.name, 28) for row in rows])
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.margins(x=0.08)
     axes.grid(axis="x", alpha=0.3)
@@ -140,7 +145,7 @@ def _forest(axes: Axes, rows: Sequence[Row]) -> None:
 
 def _curve(axes: Axes, name: str, curve: ScoreCurve, tint: str) -> None:
     score, low, high = ([100 * v for v in values] for values in (curve.scores, curve.low, curve.high))
-    axes.plot(curve.speed_ups, score, color=tint, lw=1.8, label=name)
+    axes.plot(curve.speed_ups, score, color=tint, lw=1.8, label=_lines(name, 28))
     axes.fill_between(curve.speed_ups, low, high, color=tint, alpha=0.15, lw=0)
 
 

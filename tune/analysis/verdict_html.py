@@ -9,11 +9,9 @@ from tune.analysis.charts import banded, chart, wrapped
 from tune.analysis.compare_text import verdict_lines
 from tune.analysis.figures import colour
 from tune.analysis.html import Chart, HtmlPage
+from tune.analysis.pictures import SPEED_UPS
 from tune.analysis.verdict import Effect, ScoreCurve, Verdict
 from tune.analysis.wording import level
-
-#: The layer speed-ups that an axis names.
-TICKS = (1, 1.5, 2, 3, 4, 6, 8, 12, 24)
 
 
 def add_verdict(page: HtmlPage, verdict: Verdict) -> None:
@@ -145,7 +143,7 @@ def _against_speed_up(curves: dict[str, ScoreCurve], tints: Sequence[str], y: st
         mean, low, high = ([100 * v for v in line] for line in (curve.scores, curve.low, curve.high))
         data += banded(name, curve.speed_ups, mean, low, high, tint, i)
     most = max(max(curve.speed_ups) for curve in curves.values())
-    ticks = [tick for tick in TICKS if tick <= 1.02 * most]
+    ticks = [tick for tick in SPEED_UPS if tick <= 1.02 * most]
     axis = {
         "type": "log",
         "tickvals": ticks,

@@ -12,13 +12,14 @@ from typing import Any
 from leebert.errors import ConfigError, LeebertError, nearest
 from leebert.files import check_writable, write_atomically
 from leebert.methods import METHODS, applies
+from tune.analysis.labels import SYMBOLS
 from tune.models.best_file import BestFile, read_best
 from tune.reproduce.command import Reproduced
 from tune.reproduce.paper import SETTINGS, TABLE_1, TABLE_3, is_papers, slug
 from tune.reproduce.rendering import tex
 
 #: The options of table 3, with their symbols.
-OPTIONS = {"lr_theta": "λ1", "lr_omega": "λ2", "batch_size": "batch", "cycle_length": "C"}
+OPTIONS = {option: SYMBOLS[option] for option in ("lr_theta", "lr_omega", "batch_size", "cycle_length")}
 
 #: The method whose options table 3 has.
 _PAPERS = next(row.method for row in TABLE_1.rows if row.role == "subject")

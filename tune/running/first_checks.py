@@ -102,6 +102,8 @@ def _refusal(address: str) -> str:
         except ConnectionRefusedError:
             return "connection refused"
         except socket.gaierror as error:
+            if error.errno != socket.EAI_NONAME:  # such as EAI_AGAIN: the name server does not respond now
+                return ""
             return f"the host {parts.hostname!r} is unknown ({error.strerror})"
         except OSError:
             return ""
