@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+import requests
 from PIL import Image
 from proxy import Fault, proxy
 from test_tracking import Sweep, whole_sweep
@@ -17,6 +18,7 @@ from leebert.errors import TrackingError
 from tune.tracking.artifacts import log_file
 from tune.tracking.events import Picture, Summary
 from tune.tracking.images import picture_files
+from tune.tracking.server import FilesRefused, is_refusal
 
 
 def one_pixel() -> bytes:
@@ -129,3 +131,28 @@ def test_a_server_that_takes_no_files_gets_everything_else(mlflow_app, log_lines
     sweep.uri = mlflow_app.url
     assert sweep.runs()["Summary · CLO-v2"].info.status == "FINISHED"
     assert [line for line in log_lines() if "accepts no pictures (403: " in line]
+
+
+def test_a_server_that_is_busy_or_lets_a_token_expire_gets_the_pictures_later(mlflow_app) -> None:
+    from mlflow import MlflowClient
+
+    faults = [Fault(status) for status in (401, 408, 425, 429, 503)]
+    with proxy(mlflow_app.url, lambda path: faults.pop() if "artifacts" in path and faults else None) as url:
+        sweep = Sweep(url)
+        sent_ = sweep.send([*whole_sweep()[:1], Summary("CLO-v2", {"summary/configs": 3}, pictures=[PICTURE])])
+    assert not faults
+    assert sent_.takes_pictures
+    sweep.uri = mlflow_app.url
+    run_id = sweep.runs()["Summary · CLO-v2"].info.run_id
+    assert len(MlflowClient(mlflow_app.url).list_artifacts(run_id, "images")) == 2
+
+
+def test_errors_of_a_connection_are_no_refusal_of_files() -> None:
+    def answered(status: int) -> requests.HTTPError:
+        response = requests.Response()
+        response.status_code = status
+        return requests.HTTPError(response=response)
+
+    temporary = [requests.exceptions.ChunkedEncodingError(), requests.ConnectionError(), answered(429), answered(502)]
+    assert [is_refusal(error) for error in temporary] == [False] * 4
+    assert [is_refusal(error) for error in (answered(403), PermissionError(), FilesRefused())] == [True] * 3
