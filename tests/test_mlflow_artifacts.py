@@ -9,14 +9,18 @@ import time
 from pathlib import Path
 
 import pytest
+import requests
 from PIL import Image
 from proxy import Fault, proxy
 from test_tracking import Sweep, whole_sweep
 
 from leebert.errors import TrackingError
 from tune.tracking.artifacts import log_file
+from tune.tracking.audit import RunDifference
 from tune.tracking.events import Picture, Summary
 from tune.tracking.images import picture_files
+from tune.tracking.rebuild import write_missing
+from tune.tracking.server import FilesRefused, is_refusal
 
 
 def one_pixel() -> bytes:
@@ -125,7 +129,78 @@ def test_a_server_that_takes_no_files_gets_everything_else(mlflow_app, log_lines
     with proxy(mlflow_app.url, lambda path: Fault(403, b"no files here") if "artifacts" in path else None) as url:
         sweep = Sweep(url)
         sent_ = sweep.send([*whole_sweep()[:1], Summary("CLO-v2", {"summary/configs": 3}, pictures=[PICTURE])])
-    assert not sent_.takes_pictures
+    assert "no files here" in sent_.pictures_refused
     sweep.uri = mlflow_app.url
     assert sweep.runs()["Summary · CLO-v2"].info.status == "FINISHED"
     assert [line for line in log_lines() if "accepts no pictures (403: " in line]
+
+
+def test_a_server_that_is_busy_or_lets_a_token_expire_gets_the_pictures_later(mlflow_app) -> None:
+    from mlflow import MlflowClient
+
+    faults = [Fault(status) for status in (401, 429)]
+    with proxy(mlflow_app.url, lambda path: faults.pop() if "artifacts" in path and faults else None) as url:
+        sweep = Sweep(url)
+        sent_ = sweep.send([*whole_sweep()[:1], Summary("CLO-v2", {"summary/configs": 3}, pictures=[PICTURE])])
+    assert not faults
+    assert not sent_.pictures_refused
+    sweep.uri = mlflow_app.url
+    run_id = sweep.runs()["Summary · CLO-v2"].info.run_id
+    assert len(MlflowClient(mlflow_app.url).list_artifacts(run_id, "images")) == 2
+
+
+def test_errors_of_a_connection_are_no_refusal_of_files() -> None:
+    def answered(status: int) -> requests.HTTPError:
+        response = requests.Response()
+        response.status_code = status
+        return requests.HTTPError(response=response)
+
+    temporary = [requests.exceptions.ChunkedEncodingError(), requests.ConnectionError()]
+    temporary += [answered(status) for status in (401, 408, 425, 429, 502)]
+    assert not any(is_refusal(error) for error in temporary)
+    assert all(is_refusal(error) for error in (answered(403), PermissionError(), FilesRefused()))
+
+
+NO_FILES, NONE_LISTED = Fault(403, b"no files here"), Fault(200, b'{"files": []}')
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("listing", [NO_FILES, NONE_LISTED])
+def test_a_rebuild_expects_no_pictures_of_a_server_that_refuses_them_and_sends_them_once_it_does_not(
+    mlflow_app, log_lines, caplog, listing
+) -> None:
+    from mlflow import MlflowClient
+
+    sweep, client, refusing = Sweep(mlflow_app.url), MlflowClient(mlflow_app.url), True
+    events = [*whole_sweep()[:1], Summary("CLO-v2", {"summary/configs": 3}, time_ms=5, pictures=[PICTURE])]
+    events[0] = dataclasses.replace(events[0], time_ms=1)
+
+    def fault(path: str) -> Fault | None:
+        return (listing if "artifacts?" in path else NO_FILES) if refusing and "mlflow-artifacts" in path else None
+
+    def rebuilt() -> tuple[int, list[RunDifference]]:
+        started = time.monotonic()
+        result = write_missing(sweep.send(events), events, lambda: None)
+        assert time.monotonic() - started < 15, "a refusal is not tried again for half a minute"
+        return result
+
+    def run_id() -> str:
+        return str(client.search_runs([sent_.experiment_id], "tags.kind = 'summary'")[0].info.run_id)
+
+    with proxy(mlflow_app.url, fault) as sweep.uri:
+        sent_ = sweep.send(events)
+        first = run_id()
+        caplog.clear()
+        assert rebuilt() == (0, [])
+        assert run_id() == first
+        assert len([line for line in log_lines() if "accepts no pictures (403: " in line]) == 1
+        client.log_metric(first, "summary/configs", 7)
+        caplog.clear()
+        assert rebuilt() == (1, [])
+        assert (second := run_id()) != first, "a wrong value cannot be mended in place"
+        assert len([line for line in log_lines() if "accepts no pictures (403: " in line]) == 1
+        refusing = False
+        assert rebuilt() == (1, [])
+        assert run_id() == second
+        assert len(client.list_artifacts(second, "images")) == 2
+        assert rebuilt() == (0, [])

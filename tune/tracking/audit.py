@@ -20,9 +20,9 @@ from tune.tracking import names, saved_views
 from tune.tracking.events import SavedViews, TrackingEvent
 from tune.tracking.expected import ExpectedRun, in_parts
 from tune.tracking.histories import RUNS, Point, histories
-from tune.tracking.images import pictures_of
+from tune.tracking.images import pictures_of, put_picture, refusal_reason, refusal_warning
 from tune.tracking.runs import METRICS_PER_REQUEST, PARAMS_PER_REQUEST, Key, key_of, latest_steps, runs_of
-from tune.tracking.server import WAITED_FOR_SECONDS, advice, is_permanent, open_store, redact
+from tune.tracking.server import WAITED_FOR_SECONDS, advice, is_permanent, is_refusal, open_store, redact
 
 if TYPE_CHECKING:
     from tune.store.ledger import SweepState
@@ -66,10 +66,12 @@ class _Gap:
     tags: dict[str, str] = dataclasses.field(default_factory=dict)
     ended: bool = True
     datasets: bool = False  # whether it lacks one
+    pictures: bool = False  # whether it lacks one
     wrong: list[str] = dataclasses.field(default_factory=list)
 
     def __bool__(self) -> bool:
-        return bool(self.points or self.params or self.tags or self.wrong or self.datasets or not self.ended)
+        lacking = self.points or self.params or self.tags or self.datasets or self.pictures
+        return bool(lacking or self.wrong or not self.ended)
 
 
 class Audit:
@@ -86,7 +88,7 @@ class Audit:
         may_send: Callable[[], None],
         patience: float,
         with_views: bool = True,
-        with_pictures: bool = True,
+        pictures_refused: str = "",
     ) -> None:
         """Prepare an audit.
 
@@ -99,11 +101,11 @@ class Audit:
             may_send: Raises LeaseError once another driver has taken the sweep over.
             patience: Seconds for which the server may be unreachable.
             with_views: Whether this server accepts saved views.
-            with_pictures: Whether it accepts files of runs.
+            pictures_refused: Why it accepts no files of runs; empty: it may.
         """
         self._uri, self._experiment_id, self._sweep, self._task = uri, experiment_id, sweep, task
         self._events, self._may_send, self._patience = events, may_send, patience
-        self._store, self._with_views, self._with_pictures = open_store(uri), with_views, with_pictures
+        self._store, self._with_views, self.pictures_refused = open_store(uri), with_views, pictures_refused
 
     def differences(self, *, mend: bool) -> list[RunDifference]:
         """Return all differences; with `mend` write them at once, except for runs that must be created.
@@ -122,7 +124,7 @@ class Audit:
                     continue
                 parent = runs[expected.parent].info.run_id if expected.parent in runs else None
                 gap = _gap(expected, present[key], values.get(key, {}), parent)
-                gap.wrong += self._pictures(expected, present[key])
+                gap.pictures = self._lacks_pictures(expected, present[key], mend=mend and not gap.wrong)
                 if gap:
                     text = _in_words(gap, expected, present[key])
                     differences.append(RunDifference(expected.name, text, bool(gap.wrong)))
@@ -130,12 +132,35 @@ class Audit:
                         self._mend(present[key].info.run_id, expected, gap)
         return differences + self._views(mend)
 
-    def _pictures(self, expected: ExpectedRun, present: Any) -> list[str]:
-        """Return what a run lacks of its pictures; the run is then created again."""
-        if not self._with_pictures or not expected.pictures:
-            return []
-        files = self._retry(pictures_of, self._store, present.info.artifact_uri)
-        return [] if files.issuperset(expected.pictures) else ["pictures"]
+    def _lacks_pictures(self, expected: ExpectedRun, present: Any, *, mend: bool) -> bool:
+        """Return whether a run lacks pictures, and with `mend` send them; False if the server accepts no files."""
+        if self.pictures_refused or not expected.pictures:
+            return False
+        address = present.info.artifact_uri
+        files = self._retry(self._files, address)
+        lacking = {own: draw for own, draw in expected.pictures.items() if not files.issuperset(own)}
+        # Listing proves little: of a folder that cannot be reached MLflow lists no files, and only refuses to write them.
+        for own, draw in lacking.items() if mend else ():
+            self._try(self._put, address, own, draw)
+        return bool(lacking) and not self.pictures_refused
+
+    def _files(self, address: str) -> set[str]:
+        try:
+            return pictures_of(self._store, address)
+        except Exception as error:
+            if not is_refusal(error):
+                raise
+            self._refused(refusal_reason(error))
+            return set()
+
+    def _put(self, address: str, own: Sequence[str], draw: Callable[[], bytes]) -> None:
+        if not self.pictures_refused and (reason := put_picture(self._store, address, own, draw)):
+            self._refused(reason)
+
+    def _refused(self, reason: str) -> None:
+        """Expect no more pictures from here on."""
+        self.pictures_refused = reason
+        log.warning(refusal_warning(self._uri, reason))
 
     def _views(self, mend: bool) -> list[RunDifference]:
         last = next((event for event in reversed(self._events) if isinstance(event, SavedViews)), None)
@@ -322,6 +347,8 @@ def _in_words(gap: _Gap, expected: ExpectedRun, present: Any) -> str:
         parts.append(f"tag {_listed(gap.tags)} is missing or differs")
     if gap.datasets:
         parts.append("no dataset")
+    if gap.pictures:
+        parts.append("not all pictures")
     if not gap.ended:
         parts.append(
             f"it is {present.info.status}, not {expected.status}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 import itertools
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -27,7 +27,7 @@ class ExpectedRun:
         params: Its parameters.
         metrics: By name, step → (value, time in ms).
         rewritten: Earlier values of its tags.
-        pictures: The files of its pictures.
+        pictures: The names of a picture's files, and what draws it.
         datasets: Its datasets, MLflow's `DatasetInput`.
     """
 
@@ -40,7 +40,7 @@ class ExpectedRun:
     params: dict[str, str] = dataclasses.field(default_factory=dict)
     metrics: dict[str, dict[int, tuple[float, int]]] = dataclasses.field(default_factory=dict)
     rewritten: dict[str, set[str]] = dataclasses.field(default_factory=dict)
-    pictures: list[str] = dataclasses.field(default_factory=list)
+    pictures: dict[tuple[str, ...], Callable[[], bytes]] = dataclasses.field(default_factory=dict)
     datasets: list[Any] = dataclasses.field(default_factory=list)
 
 
@@ -74,8 +74,8 @@ class MemoryStore:
 
         self.runs[run_id].status, self.runs[run_id].end_ms = RunStatus.to_string(status), end_ms
 
-    def put_picture(self, run_id: str, _: str, files: Sequence[str], __: object) -> None:
-        self.runs[run_id].pictures += files
+    def put_picture(self, run_id: str, _: str, files: Sequence[str], draw: Callable[[], bytes]) -> None:
+        self.runs[run_id].pictures[tuple(files)] = draw
 
     def log_inputs(self, run_id: str, datasets: Sequence[Any]) -> None:
         self.runs[run_id].datasets = list(datasets)

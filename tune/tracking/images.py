@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from tune.tracking.server import is_refusal
+from tune.tracking.server import is_refusal, redact
 
 #: The folder of a run's pictures.
 FOLDER = "images"
@@ -54,8 +54,13 @@ def put_picture(store: Any, artifact_uri: str, files: Sequence[str], draw: Calla
     except Exception as error:
         if not is_refusal(error):
             raise
-        return " ".join(str(error).split())[:300]
+        return refusal_reason(error)
     return ""
+
+
+def refusal_reason(error: Exception) -> str:
+    """Return in a line why a server accepts no files; never empty."""
+    return " ".join(str(error).split())[:300] or type(error).__name__
 
 
 def _put(store: Any, artifact_uri: str, name: str, data: bytes) -> None:
@@ -68,6 +73,16 @@ def _put(store: Any, artifact_uri: str, name: str, data: bytes) -> None:
         path = Path(folder) / name
         path.write_bytes(data)
         get_artifact_repository(artifact_uri).log_artifact(str(path), FOLDER)
+
+
+def refusal_warning(uri: str, reason: str) -> str:
+    """Return the warning about a server that accepts no files.
+
+    Args:
+        uri: MLflow's address.
+        reason: What :func:`put_picture` returned.
+    """
+    return f"MLflow at {redact(uri)} accepts no pictures ({redact(reason)}); its runs are complete"
 
 
 def pictures_of(store: Any, artifact_uri: str) -> set[str]:

@@ -148,7 +148,7 @@ def write_missing(
         may_send=may_send,
         patience=CLOSE_SECONDS,
         with_views=tracker.takes_views,
-        with_pictures=tracker.takes_pictures,
+        pictures_refused=tracker.pictures_refused,
     )
     runs: set[str] = set()
     before: list[RunDifference] = []
@@ -160,11 +160,12 @@ def write_missing(
             log.info(f"correcting {len({one.run for one in remaining})} runs in MLflow that differ from the ledger")
         runs |= {one.run for one in remaining}
         if any(one.absent for one in remaining):
-            again = tracker.again()
+            again = tracker.again(audit.pictures_refused)
             again.fence(may_send)
             for event in events:
                 again.put(event)
             again.close(CLOSE_SECONDS)
+            audit.pictures_refused = again.pictures_refused
         if remaining == before:
             break  # the server accepts requests without effect
         before = remaining

@@ -238,7 +238,7 @@ class RunWriter:
             if put is put_picture:
                 self.pictures_refused = put(self._store, run.artifacts, files, picture.draw)
             else:
-                put(run.id, run.artifacts, files[:1], picture.draw)
+                put(run.id, run.artifacts, files, picture.draw)
 
     def _verdict(self, event: SweepVerdict) -> None:
         from mlflow.entities import RunTag

@@ -51,6 +51,9 @@ _REQUIRED_FIELDS = {
     "UpdateRun": ("run_info", "run_id"),
 }
 _ARTIFACTS = "/api/2.0/mlflow-artifacts/artifacts"
+
+# Client errors after which the same request may succeed: an expired token, a slow or early request, a busy server.
+_TEMPORARY_STATUS = frozenset({401, 408, 425, 429})
 _USERINFO = re.compile(r"(\w[\w+.-]*://)[^/\s]*@")
 _SECRET_QUERY = re.compile(r"([?&](?:password|passwd|pwd|token|sslpassword|access_token)=)[^&\s]*", re.IGNORECASE)
 
@@ -351,7 +354,13 @@ def _file_request(credentials: Any, endpoint: str, method: str, **more: Any) -> 
     if response.status_code == 200:
         return response
     reason = f"{response.status_code}: {response.text[:200]!r}"
-    raise (FilesRefused if 400 <= response.status_code < 500 or response.status_code == 501 else ForeignAnswer)(reason)
+    if _refuses_files(response.status_code):
+        raise FilesRefused(reason)
+    raise ForeignAnswer(reason, "UNAUTHENTICATED" if response.status_code == 401 else None)
+
+
+def _refuses_files(status: int) -> bool:
+    return (400 <= status < 500 and status not in _TEMPORARY_STATUS) or status == 501
 
 
 def _names(response: Any) -> list[str]:
@@ -367,10 +376,12 @@ def is_refusal(error: Exception) -> bool:
 
     if isinstance(error, FilesRefused | ImportError):
         return True
-    temporary = isinstance(error, ForeignAnswer | exceptions.ConnectionError | exceptions.Timeout) or _disk_is_full(
-        error
-    )
-    return not temporary and (isinstance(error, OSError) or is_permanent(error))
+    if isinstance(error, ForeignAnswer) or _disk_is_full(error):
+        return False
+    if isinstance(error, exceptions.HTTPError) and error.response is not None:
+        return _refuses_files(error.response.status_code)
+    # Errors of a connection are OSErrors too, and temporary, in the middle of an answer as well.
+    return is_permanent(error) or (isinstance(error, OSError) and not isinstance(error, exceptions.RequestException))
 
 
 def _answer(api: Any, endpoint: str, response: Any) -> Any:

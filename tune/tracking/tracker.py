@@ -22,6 +22,7 @@ from tune.tracking.events import (
     SavedViews,
     TrackingEvent,
 )
+from tune.tracking.images import refusal_warning
 from tune.tracking.runs import RunWriter
 from tune.tracking.saved_views import ViewsRefused, links
 from tune.tracking.server import advice, experiment_url, is_permanent, readable_errors, redact, resolve_uri
@@ -54,6 +55,7 @@ class Tracker:
         self.rejected = 0
         self._views: SavedViews | None = None  # that MLflow has
         self._views_refused = False
+        self._warned_of_pictures = False
         self._longest_pause = longest_pause
         self._first_pause = min(0.25, longest_pause)
         self._writer = RunWriter(uri, experiment, sweep, task)
@@ -63,9 +65,17 @@ class Tracker:
         self._may_send: Callable[[], None] = lambda: None
         self._thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
 
-    def again(self) -> Tracker:
-        """Make another tracker for the same sweep, which searches MLflow's runs again."""
-        return Tracker(self.uri, self.experiment, self.sweep, self.task, longest_pause=self._longest_pause)
+    def again(self, pictures_refused: str = "") -> Tracker:
+        """Make another tracker for the same sweep, which searches MLflow's runs again.
+
+        Args:
+            pictures_refused: Why MLflow accepts no files, if that has been reported since; refusals to this one count too.
+        """
+        tracker = Tracker(self.uri, self.experiment, self.sweep, self.task, longest_pause=self._longest_pause)
+        tracker._views_refused = self._views_refused
+        tracker._writer.pictures_refused = pictures_refused or self.pictures_refused
+        tracker._warned_of_pictures = bool(tracker.pictures_refused)
+        return tracker
 
     @property
     def experiment_id(self) -> str | None:
@@ -88,9 +98,9 @@ class Tracker:
         return not self._views_refused
 
     @property
-    def takes_pictures(self) -> bool:
-        """Whether MLflow accepts files of runs; True until it refuses them."""
-        return not self._writer.pictures_refused
+    def pictures_refused(self) -> str:
+        """Why MLflow accepts no files of runs; empty until it refuses them."""
+        return self._writer.pictures_refused
 
     @property
     def views(self) -> dict[str, str]:
@@ -132,8 +142,9 @@ class Tracker:
                     reported = now
                     log.info(f"MLflow at {redact(self.uri)}: sending {remaining} pending events")
         self._abandoned = True
-        if refused := self._writer.pictures_refused:
-            log.warning(f"MLflow at {redact(self.uri)} accepts no pictures ({redact(refused)}); its runs are complete")
+        if self.pictures_refused and not self._warned_of_pictures:
+            log.warning(refusal_warning(self.uri, self.pictures_refused))
+            self._warned_of_pictures = True
         if self.waiting:
             log.warning(
                 f"MLflow at {redact(self.uri)}: {self.waiting} events were not sent. They are in the sweep's ledger; "
