@@ -259,7 +259,8 @@ def _from_file(path: Path) -> _Source:
     if by is None:
         return _Source(name, table, {"train": str(path), **_siblings(path)})
     splits = [SPLITS[str(value).strip().lower()] for value in table.columns[by].values]
-    files = {split: Path(f"{name}-{split}.jsonl") for split in ("train", "dev", "test") if split in splits}
+    written: tuple[str, ...] = ("train", "dev", "test")
+    files = {split: Path(f"{name}-{split}.jsonl") for split in written if split in splits}
     parts = {file: _objects(table.rows([one == split for one in splits])) for split, file in files.items()}
     train = table.rows([one == "train" for one in splits])
     named = {split: str(file) for split, file in files.items()}
