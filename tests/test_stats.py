@@ -194,6 +194,18 @@ def test_the_level_holds_whatever_training_sets_add(training, folds):
     assert np.mean(rejected) < 0.05 + 2.5 * math.sqrt(0.05 * 0.95 / draws)
 
 
+def test_a_holdout_keeps_the_sampling_variance_of_its_one_split():
+    """Known: with many seeds that agree, the normal interval of v remains; with the samples unknown there is none."""
+    values = [0.01 + 1e-7 * seed for seed in range(6)]
+    interval = random_effects(by_cell(values, seeds=6), 1 / 9, sampling=1e-4)
+    assert interval.high - interval.low == pytest.approx(2 * 1.96 * 0.01, rel=1e-3)
+    noisy = random_effects(by_cell([0.0, 0.1, 0.0, 0.1, 0.0, 0.1], seeds=6), 1 / 9, sampling=1e-12)
+    assert noisy.high == pytest.approx(corrected_t([0.0, 0.1] * 3, 1 / 9).high, rel=1e-3), "v + s²·(1/S + ratio)"
+    unknown = random_effects(by_cell(values, seeds=6), 1 / 9)
+    assert not unknown.defined
+    assert "validation logits" in unknown.missing()
+
+
 def test_judge_applies_its_settings():
     judge = Judge(0.5, confidence=0.9, seed=3, permutations=50)
     diffs = [0.1, 0.2, -0.1]

@@ -180,10 +180,10 @@ def test_the_command_prints_the_verdict_first_and_the_power_that_is_asked_for(sw
 def test_a_dry_run_states_its_power_from_a_stated_or_an_earlier_standard_deviation(sweep):
     spec = spec_of(sweep)
     (line,) = power_in_words(spec)
-    assert "6 runs of each configuration detect differences of 4.6 standard deviations" in line
+    assert "6 runs of each configuration detect differences of 5.2 standard deviations" in line
     lines = power_in_words(spec, 0.0036, run_std(sweep))
     assert lines[0].startswith(
         "to detect 0.36 points with 80 % power, if the differences of single runs have a standard "
     )
-    assert "  3 folds: not at any number of seeds" in lines
+    assert "  3 folds: not at any number of seeds, if those of a fold agree" in lines
     assert "too few for an interval" in power_in_words(spec.model_copy(update={"seeds": (0,)}))[0]
