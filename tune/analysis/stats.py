@@ -183,7 +183,7 @@ def standard_errors(
     """
     df = (folds if folds > 1 else runs) - 1
     quantiles, weights = _chi_squared(df)
-    total = df * spread[:, None] / quantiles
+    total: np.ndarray = df * spread[:, None] / quantiles
     if folds < 2:
         return np.sqrt(sampling + total * (1 / runs + test_train_ratio)), weights
     training = np.maximum(0.0, total - sampling)
