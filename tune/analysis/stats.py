@@ -205,7 +205,8 @@ def _two_sided(distances: np.ndarray, errors: np.ndarray, weights: np.ndarray) -
 
 def half_widths(errors: np.ndarray, weights: np.ndarray, alpha: float) -> np.ndarray:
     """Return the (J,) distances with :func:`_two_sided` equal to alpha, by bisection."""
-    low, high = np.zeros(len(errors)), 40 * errors.max(axis=1)
+    low: np.ndarray = np.zeros(len(errors))
+    high: np.ndarray = 40 * errors.max(axis=1)
     for _ in range(45):
         middle = (low + high) / 2
         outside = _two_sided(middle, errors, weights) > alpha
