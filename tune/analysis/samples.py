@@ -87,8 +87,8 @@ class Influences:
         if self.pool is None or key[0] not in self.ids or key not in self.pool.state.cells:
             return None
         runs = self.pool.cache.setdefault("influences", _Runs())
-        found: np.ndarray | None = runs.get(self.pool, key, self.objectives, self.replayed, self.which)
-        return found
+        result: np.ndarray | None = runs.get(self.pool, key, self.objectives, self.replayed, self.which)
+        return result
 
     def variances(self, pairs: PairsOfRuns) -> tuple[float, list[float]]:
         """Return the sampling variance of a fold's mean difference over seeds, a mean over folds.

@@ -204,7 +204,16 @@ def _two_sided(distances: np.ndarray, errors: np.ndarray, weights: np.ndarray) -
 
 
 def half_widths(errors: np.ndarray, weights: np.ndarray, alpha: float) -> np.ndarray:
-    """Return the (J,) distances with :func:`_two_sided` equal to alpha, by bisection."""
+    """Return half the widths of intervals, by bisection.
+
+    Args:
+        errors: (J, N) standard errors of J mixtures of normals.
+        weights: (N,) weights of the normals.
+        alpha: The probability outside the interval.
+
+    Returns:
+        (J,) half-widths.
+    """
     low: np.ndarray = np.zeros(len(errors))
     high: np.ndarray = 40 * errors.max(axis=1)
     for _ in range(45):
