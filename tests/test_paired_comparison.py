@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from leebert.errors import ConfigError
 from tune.analysis.compare import compare, line_verdict
 from tune.analysis.compare_text import render, rows, sentences
-from tune.analysis.power import detectable, power_for, power_of, seeds_needed
-from tune.analysis.stats import Interval, corrected_t, sign_flip
+from tune.analysis.power import Spread, detectable, power_for, power_of, seeds_needed
+from tune.analysis.stats import Interval, corrected_t, random_effects, sign_flip
 from tune.analysis.wording import points, verdict
 from tune.store.history import Cell, Configuration, EpochScore
 
@@ -470,36 +470,56 @@ def test_verdict(interval, sentence):
 @pytest.mark.parametrize(("effect", "runs"), [(0.2, 199), (0.5, 34), (0.8, 15), (1.0, 10)])
 def test_runs_needed_are_those_of_the_paired_t_test_in_the_tables(effect, runs):
     """Cohen's effect size d = δ/s at 80 % power and α = 0.05, two-sided (Cohen 1988; G*Power prints these numbers)."""
-    assert seeds_needed(1.0, 1, 0.0, effect) == runs
+    assert seeds_needed(Spread(0, 0, 1.0, 1), 1, 0.0, effect) == runs
 
 
 def test_no_number_of_runs_detects_a_difference_below_the_shared_variance():
     # At infinitely many runs the standard error is √0.25, and the power of a difference of it times 2.80 is 80 %.
-    assert seeds_needed(1.0, 1, 0.25, 1.35, most=5000) is None
-    assert seeds_needed(1.0, 1, 0.25, 1.402, most=20000) > 1000
+    assert seeds_needed(Spread(0, 0, 1.0, 1), 1, 0.25, 1.35, most=5000) is None
+    assert seeds_needed(Spread(0, 0, 1.0, 1), 1, 0.25, 1.402, most=20000) > 1000
 
 
-def test_more_seeds_never_detect_less_than_shared_training_data_allows():
-    """Known: K - 1 degrees of freedom, standard error s·√(1/(KS) + 1/(K - 1)); more seeds shrink the first term only."""
-    power = power_for(0.004, 3, 0.01, runs=9)
-    assert power.floor == pytest.approx(detectable(0.004, 3, 10**9, 0.5), rel=1e-4)
-    assert power.floor < power.detectable == detectable(0.004, 3, 9, 0.5) < detectable(0.004, 3, 3, 0.5)
-    for folds, seeds in power.plans:
-        if seeds is None:
-            assert detectable(0.004, folds, 10**7, 1 / (folds - 1)) > 0.0099
-            continue
-        assert detectable(0.004, folds, folds * seeds, 1 / (folds - 1)) <= 0.01
-        fewer = folds * (seeds - 1)
-        assert fewer < 4 or detectable(0.004, folds, fewer, 1 / (folds - 1)) > 0.01
-    assert [plan.seeds for plan in power.plans] == [None, 2, 1, 1]
-    assert power.best == (5, 2)
+def test_more_seeds_average_out_the_variance_of_seeds_alone():
+    """Known without v: K - 1 degrees of freedom, standard error √((τ² + σ²/S)·(1/K + n_test/n_train))."""
+    spread = Spread(0.0, 4e-6, 12e-6, 3)
+    power = power_for(spread, 3, 0.01, runs=9)
+    assert power.floor == pytest.approx(detectable(Spread(0, 4e-6, 0, 3), 3, 1, 0.5), rel=1e-4)
+    assert power.detectable == pytest.approx(power.floor * math.sqrt(2), rel=1e-4)
+    assert [plan.folds for plan in power.plans] == [3], "without v, other numbers of folds are not derived"
+    more = power_for(Spread(1e-5, 4e-6, 12e-6, 3), 3, 0.01, runs=9)
+    assert [plan.folds for plan in more.plans] == [3, 5, 10, 20]
+    assert power_for(Spread(0.0, 4e-6, 0.0, 3, apart=False), 3, 0.01, runs=9).floor is None
+
+
+@pytest.mark.parametrize("spread", [Spread(1e-4, 0, 0, 5), Spread(1e-4, 1e-4, 0, 5), Spread(1e-4, 5e-5, 1e-4, 5)])
+def test_the_power_is_that_of_the_test_which_is_used(spread):
+    """Simulated comparisons of the detectable difference are significant in 80 % of cases."""
+    rng, draws, ratio = np.random.default_rng(0), 300, 1 / 4
+    shift = detectable(spread, 5, 2, ratio)
+    v, rest = spread.on(5, 2)
+    # The mean of folds varies by √(v/5 + rest·(1/5 + ratio)), their spread by v + rest.
+    common = rng.normal(size=(draws, 1)) * math.sqrt(rest * ratio)
+    folds = shift + common + math.sqrt(v + rest) * rng.normal(size=(draws, 5))
+    found = [random_effects({(0, k): d for k, d in enumerate(row)}, ratio, sampling=v).significant for row in folds]
+    assert np.mean(found) == pytest.approx(0.8, abs=0.07)
+
+
+def test_a_comparison_that_does_not_detect_its_interval_never_says_that_its_runs_are_enough():
+    """Known: the detectable difference is wider than the half-width where the variance is the expected one."""
+    diffs = {(s, k): 0.002 * (-1) ** s + 0.01 * (k - 2) for s in range(2) for k in range(5)}
+    for v in (0.0, 1e-5, 1e-4):
+        interval = random_effects(diffs, 1 / 4, sampling=v)
+        half = (interval.high - interval.low) / 2
+        assert power_of(interval, 1 / 4, half).detectable > half
 
 
 @given(st.floats(0.001, 0.1), st.floats(0.001, 0.1), st.integers(3, 20))
 @settings(max_examples=25, deadline=None)
 def test_a_larger_difference_never_needs_more_seeds(difference, std, folds):
     ratio = 1 / (folds - 1)
-    small, large = (seeds_needed(std, folds, ratio, d) or math.inf for d in (difference, 1.5 * difference))
+    small, large = (
+        seeds_needed(Spread(0, 0, std**2, folds), folds, ratio, d) or math.inf for d in (difference, 1.5 * difference)
+    )
     assert large <= small
 
 
@@ -545,6 +565,9 @@ def test_unknown_numbers_are_none():
         "confidence": 0.95,
         "std": None,
         "folds": 3,
+        "sampling": 0.0,
+        "between": 0.0,
+        "within": None,
     }
     assert line["difference"] == numbers
     assert line["sign_flip_p"] == 1.0

@@ -267,8 +267,7 @@ def test_a_summary_states_the_whole_in_numbers(tmp_path: Path) -> None:
     assert clo.note == "23 configurations, 3 runs each"
     mean = 100 * sum(v for v in clo.depth["summary/score"] if v is not None) / 6
     assert clo.metrics["summary/score_pct"] == pytest.approx(mean, abs=1e-3)
-    score = "summary/score_pct"
-    assert clo.metrics[f"{score}_low"] < clo.metrics[score] < clo.metrics[f"{score}_high"]
+    assert not any(name.endswith(("_low", "_high")) for name in clo.metrics)
     assert diff.metrics.keys() == {"paired/diff_pct", "paired/pairs"}, "3 runs are too few for an interval"
     assert not any(math.isnan(value) for one in (clo, diff) for value in one.metrics.values())
     assert len({summary.colour for label, summary in told.items() if "minus" in label}) == 3

@@ -1,7 +1,9 @@
 """Paired-difference statistics: against scipy, by hand, and as laws."""
 
+import importlib
 import itertools
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -192,6 +194,29 @@ def test_the_level_holds_whatever_training_sets_add(training, folds):
         for row in effects + rng.normal(size=(draws, folds))
     ]
     assert np.mean(rejected) < 0.05 + 2.5 * math.sqrt(0.05 * 0.95 / draws)
+
+
+def test_the_simulated_estimator_is_the_one_that_comparisons_use(monkeypatch):
+    """The benchmark computes many comparisons at once; for each of them it agrees with `random_effects`."""
+    monkeypatch.syspath_prepend(str(Path(__file__).resolve().parent.parent / "benchmarks"))
+    generalised = importlib.import_module("estimators").generalised
+    d = np.random.default_rng(0).choice([-1.0, 0.0, 1.0], p=[0.2, 0.5, 0.3], size=(6, 5, 2, 30))
+    for p, one in zip(generalised(d), d, strict=True):
+        v = float((one.mean(axis=1).var(axis=1, ddof=1) / 30).mean())
+        runs = {(s, k): float(one[k, s].mean()) for s in range(2) for k in range(5)}
+        assert random_effects(runs, 1 / 4, sampling=v).p == pytest.approx(p)
+
+
+def test_a_holdout_keeps_the_sampling_variance_of_its_one_split():
+    """Known: with many seeds that agree, the normal interval of v remains; with the samples unknown there is none."""
+    values = [0.01 + 1e-7 * seed for seed in range(6)]
+    interval = random_effects(by_cell(values, seeds=6), 1 / 9, sampling=1e-4)
+    assert interval.high - interval.low == pytest.approx(2 * 1.96 * 0.01, rel=1e-3)
+    noisy = random_effects(by_cell([0.0, 0.1, 0.0, 0.1, 0.0, 0.1], seeds=6), 1 / 9, sampling=1e-12)
+    assert noisy.high == pytest.approx(corrected_t([0.0, 0.1] * 3, 1 / 9).high, rel=1e-3), "v + s²·(1/S + ratio)"
+    unknown = random_effects(by_cell(values, seeds=6), 1 / 9)
+    assert not unknown.defined
+    assert "validation logits" in unknown.missing()
 
 
 def test_judge_applies_its_settings():

@@ -1,5 +1,6 @@
 """The verdict on A against B: one object for the sentence, the forest plot and the curves."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -10,8 +11,9 @@ from leebert.errors import ConfigError
 from tune.analysis.compare_sweeps import at_speed_ups, compare_sweeps, run_std, verdict_on
 from tune.analysis.labels import short_names
 from tune.analysis.samples import influences
-from tune.analysis.stats import corrected_t, random_effects
+from tune.analysis.stats import random_effects
 from tune.analysis.verdict import Verdict, choose_sides
+from tune.analysis.verdict_html import curves_caption
 from tune.running.dry_run import power_in_words
 from tune.store.folder import spec_of
 from tune.store.held_out import cell_logits
@@ -67,7 +69,22 @@ def test_the_curves_are_means_of_the_replayed_ones(sweep):
     overall = result.scores.overall
     by_run = [np.mean([result.replayed[p[0], *c].scores[-1] for p in overall.paired]) for c in overall.cells]
     assert a.scores[-1] == pytest.approx(np.mean(by_run), abs=1e-6)
-    assert a.low[-1] == pytest.approx(corrected_t(by_run, 1 / 2).low, abs=1e-6)
+    runs = dict(zip(overall.cells, by_run, strict=True))
+    assert a.low[-1] == pytest.approx(random_effects(runs, 1 / 2).low, abs=1e-6)
+    # Where the speed-up is one of the table's, the band of the difference has the table's sampling variance.
+    compared = {o.speed_up: c.overall.difference for o, c in result.at_speed_ups}
+    nearest = int(np.argmin(np.abs(np.array(difference.speed_ups) - 2)))
+    assert compared[2.0].sampling > 0
+    assert difference.high[nearest] - difference.low[nearest] >= 2 * 1.95 * np.sqrt(0.5 * compared[2.0].sampling / 3)
+
+
+def test_the_caption_names_the_band_of_each_curve(sweep):
+    verdict = verdict_on(sweep)
+    assert curves_caption(verdict).endswith("Band: 95 % CI over 6 runs.")
+    few = dataclasses.replace(verdict.curves["b"], band="range", runs=3)
+    mixed = dataclasses.replace(verdict, curves={**verdict.curves, "b": few})
+    assert curves_caption(mixed).endswith("Bands: CLO-v2, 95 % CI over 6 runs; BLO, range over 3 runs.")
+    assert curves_caption(mixed, ["difference"]).endswith("Band: 95 % CI over 6 runs.")
 
 
 def test_all_pairs_together_are_the_mean_over_the_lines(sweep):
@@ -180,10 +197,10 @@ def test_the_command_prints_the_verdict_first_and_the_power_that_is_asked_for(sw
 def test_a_dry_run_states_its_power_from_a_stated_or_an_earlier_standard_deviation(sweep):
     spec = spec_of(sweep)
     (line,) = power_in_words(spec)
-    assert "6 runs of each configuration detect differences of 4.6 standard deviations" in line
+    assert "6 runs of each configuration detect differences of 5.2 standard deviations" in line
     lines = power_in_words(spec, 0.0036, run_std(sweep))
     assert lines[0].startswith(
         "to detect 0.36 points with 80 % power, if the differences of single runs have a standard "
     )
-    assert "  3 folds: not at any number of seeds" in lines
+    assert "  3 folds: not at any number of seeds, if those of a fold agree" in lines
     assert "too few for an interval" in power_in_words(spec.model_copy(update={"seeds": (0,)}))[0]

@@ -46,7 +46,7 @@ def _sweep(page: HtmlPage, result: OnSweep, prefix: str) -> None:
     scores, pool, verdict = result.scores, result.pool, result.verdict
     if verdict.curves:
         page.heading(f"{prefix}Difference against layer speed-up")
-        page.figure((difference_curve(verdict), curves_caption(verdict)))
+        page.figure((difference_curve(verdict), curves_caption(verdict, ["difference"])))
     _by_exit(page, result, prefix)
     tops = {name: best(side) for name, side in sides(scores, pool.state.history()).items() if completed(side)}
     if len(tops) == 2:

@@ -12,8 +12,9 @@ from tune.analysis.compare import TunedComparison, compare
 from tune.analysis.labels import algorithm_label
 from tune.analysis.learned import ratio_of
 from tune.analysis.power import power_of
+from tune.analysis.samples import influences
 from tune.analysis.still_weights import OmegaMoves, omega_moves
-from tune.analysis.sweeps import LoadedSweep
+from tune.analysis.sweeps import LoadedSweep, SweepPool
 from tune.analysis.wording import verdict
 from tune.store.ranking import completed
 
@@ -97,6 +98,9 @@ def against_uniform(sweep: LoadedSweep) -> tuple[AgainstUniform, ...]:
         return ()
     ratio = ratio_of(spec, sweep.manifest)
     confidence = 1 - (1 - CONFIDENCE) / len(learning)
+    homes = dict.fromkeys(sweep.state.configs, sweep.folder.path)
+    pool = SweepPool(sweep.folder.name, (sweep,), sweep.state, homes, unfinished="", planned=None)
+    (of_exits,) = influences(pool, sweep.state.configs)
     results = []
     for name in learning:
         control = _control(name) if _control(name) in controls else controls[0]
@@ -109,6 +113,7 @@ def against_uniform(sweep: LoadedSweep) -> tuple[AgainstUniform, ...]:
                 test_train_ratio=ratio,
                 confidence=confidence,
                 cells=spec.cells(),
+                sampling=of_exits.variances,
             )
         except ConfigError:
             continue  # no finished run of one side

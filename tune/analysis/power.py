@@ -1,20 +1,20 @@
 """How large a difference a comparison can detect, and how many folds × seeds a given difference needs.
 
-The test is the corrected t over folds' means, of which :func:`tune.analysis.stats.random_effects` is a refinement. With the
-standard deviation s of the runs' differences, K folds and S seeds, its standard error is s·√(1/(KS) + 1/(K - 1)), with K - 1
-degrees of freedom: more seeds only shrink the first term. s is the one that was seen, or a stated one.
+The test is :func:`tune.analysis.stats.random_effects`, under the variances that a comparison showed: v of the validation
+samples of a fold, τ² of training sets, and that of seeds, which more seeds average out.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from typing import NamedTuple
 
 import numpy as np
 from scipy import special
 
-from tune.analysis.stats import USEFUL, Interval, fold_ratio
+from tune.analysis.stats import USEFUL, Interval, fold_ratio, half_widths, standard_errors
 
 #: The wanted probability of a significant result.
 POWER = 0.8
@@ -27,6 +27,42 @@ FOLDS = (3, 5, 10, 20)
 
 #: More runs than this are not considered.
 MANY = 1000
+
+
+class Spread(NamedTuple):
+    """The variances of a difference, fractions squared.
+
+    Attributes:
+        sampling: v, of the validation samples of a fold, on `folds` folds; 0 if it is unknown and part of the others.
+        training: τ², of everything else that differs between folds and that more seeds do not average out.
+        seeds: The variance of single runs within a fold.
+        folds: The number of folds on which these were seen; 1 for a hold-out.
+        apart: Whether the variance of seeds is known apart from that of folds.
+    """
+
+    sampling: float
+    training: float
+    seeds: float
+    folds: int
+    apart: bool = True
+
+    @classmethod
+    def of(cls, interval: Interval) -> Spread:
+        """Take a comparison's variances; those of its seeds count as training sets' if no fold has two."""
+        v = interval.sampling
+        if interval.folds < 2:
+            return cls(v, 0.0, interval.std**2, 1)
+        rest, apart = max(0.0, interval.between - v), not math.isnan(interval.within)
+        per_mean = min(rest, interval.within * interval.folds / interval.cells) if apart else 0.0
+        return cls(v, rest - per_mean, per_mean * interval.cells / interval.folds, interval.folds, apart)
+
+    def on(self, folds: int, seeds: float) -> tuple[float, float]:
+        """Return v and the remaining variance of a fold's mean over seeds; of a single run's, for a hold-out.
+
+        A fold of K has 1/K of the samples, so v grows as K.
+        """
+        v = self.sampling * folds / self.folds
+        return (v, self.training + self.seeds / seeds) if folds > 1 else (v, self.seeds)
 
 
 class Plan(NamedTuple):
@@ -52,8 +88,10 @@ class Power:
         folds: The present number of folds; 1 for a hold-out.
         runs: The present number of runs; 0 for none yet.
         detectable: The smallest difference that the present runs detect with this power; None if they are too few.
-        floor: The smallest difference that any number of seeds on these folds detects.
-        plans: The seeds that `difference` needs, on these folds first and then on other numbers of folds.
+        floor: The smallest difference that any number of seeds on these folds detects; None if the variance of seeds is
+            unknown.
+        plans: The seeds that `difference` needs, on these folds first and then, if the sampling variance is known, on other
+            numbers of folds.
     """
 
     difference: float
@@ -63,7 +101,7 @@ class Power:
     folds: int
     runs: int
     detectable: float | None
-    floor: float
+    floor: float | None
     plans: tuple[Plan, ...]
 
     @property
@@ -95,18 +133,19 @@ def power_of(
     if not interval.useful or math.isnan(interval.std):
         return None
     return power_for(
-        interval.std,
+        Spread.of(interval),
         max(1, interval.folds),
         difference,
         runs=interval.cells,
         test_train_ratio=test_train_ratio,
         power=power,
         confidence=interval.confidence,
+        std=interval.std,
     )
 
 
 def power_for(
-    std: float,
+    spread: Spread,
     folds: int,
     difference: float,
     *,
@@ -114,21 +153,24 @@ def power_for(
     test_train_ratio: float | None = None,
     power: float = POWER,
     confidence: float = 0.95,
+    std: float = math.nan,
 ) -> Power:
-    """Compute what runs with a given standard deviation of their differences can detect.
+    """Compute what runs with given variances of their differences can detect.
 
     Args:
-        std: The standard deviation, a fraction.
+        spread: The variances.
         folds: The number of folds; 1: a hold-out.
         difference: The difference to detect, a fraction above 0.
         runs: The number of runs; 0: none yet.
         test_train_ratio: Validation samples per training sample on these folds; None: 1/(folds - 1).
         power: The wanted probability of a significant result.
         confidence: One minus the level of the test.
+        std: The standard deviation of single runs' differences, to be shown.
     """
     ratio = fold_ratio(folds) if test_train_ratio is None else test_train_ratio
-    ratios = {folds: ratio, **({k: fold_ratio(k) for k in FOLDS if k != folds} if folds > 1 else {})}
-    plans = tuple(Plan(k, seeds_needed(std, k, r, difference, power, confidence)) for k, r in ratios.items())
+    others = FOLDS if folds > 1 and spread.sampling > 0 else ()
+    ratios = {folds: ratio, **{k: fold_ratio(k) for k in others if k != folds}}
+    plans = tuple(Plan(k, seeds_needed(spread, k, r, difference, power, confidence)) for k, r in ratios.items())
     enough = runs >= USEFUL and folds != 2 and runs >= folds
     return Power(
         difference=difference,
@@ -137,33 +179,53 @@ def power_for(
         std=std,
         folds=folds,
         runs=runs,
-        detectable=detectable(std, folds, runs, ratio, power, confidence) if enough else None,
-        floor=detectable(std, folds, 10**7, ratio, power, confidence),
+        detectable=detectable(spread, folds, runs / folds, ratio, power, confidence) if enough else None,
+        floor=detectable(spread, folds, 10**6, ratio, power, confidence) if spread.apart else None,
         plans=plans,
     )
 
 
+@functools.lru_cache(maxsize=4096)
 def detectable(
-    std: float, folds: int, runs: int, test_train_ratio: float, power: float = POWER, confidence: float = 0.95
+    spread: Spread, folds: int, seeds: float, test_train_ratio: float, power: float = POWER, confidence: float = 0.95
 ) -> float:
     """Return the smallest difference that the test detects with the given power.
 
+    The mean difference is normal with the variance of :func:`tune.analysis.stats.random_effects`, and independent of the
+    variance that the test sees, which is χ²; the power is the mean over the half-widths that this variance gives. Without
+    v the test is a t-test, whose power is that of the noncentral t distribution (Cohen, "Statistical Power Analysis for the
+    Behavioral Sciences" (1988), section 2.3).
+
     Args:
-        std: The standard deviation of single runs' differences.
+        spread: The variances of differences.
         folds: The number of folds; 1 for a hold-out, whose test is over runs.
-        runs: The number of runs, at least 2.
+        seeds: The number of seeds, or the runs per fold.
         test_train_ratio: Validation samples per training sample of a run.
         power: The probability of a significant result.
         confidence: One minus the level of the test.
     """
-    df = (folds if folds > 1 else runs) - 1
-    critical = float(special.stdtrit(df, (1 + confidence) / 2))
-    noncentrality = float(special.nctdtrinc(df, 1 - power, critical))
-    return noncentrality * std * math.sqrt(1 / runs + test_train_ratio)
+    v, rest = spread.on(folds, seeds)
+    df = (folds if folds > 1 else seeds) - 1
+    if folds > 1:
+        error = math.sqrt(v / folds + rest * (1 / folds + test_train_ratio))
+    else:
+        error = math.sqrt(v + rest * (1 / seeds + test_train_ratio))
+    if v <= 0:
+        critical = float(special.stdtrit(df, (1 + confidence) / 2))
+        return float(special.nctdtrinc(df, 1 - power, critical)) * error
+    seen = (v + rest if folds > 1 else rest) / df * 2 * special.gammaincinv(df / 2, (np.arange(48) + 0.5) / 48)
+    errors, weights = standard_errors(seen, v, folds, round(folds * seeds), test_train_ratio)
+    half = half_widths(errors, weights, 1 - confidence)
+    low, high = 0.0, float(half.max()) + 10 * error
+    for _ in range(40):
+        middle = (low + high) / 2
+        # A significant difference of the wrong sign adds less than 1e-4 at any power worth having.
+        low, high = (low, middle) if special.ndtr((middle - half) / error).mean() >= power else (middle, high)
+    return high
 
 
 def seeds_needed(
-    std: float,
+    spread: Spread,
     folds: int,
     test_train_ratio: float,
     difference: float,
@@ -173,13 +235,10 @@ def seeds_needed(
 ) -> int | None:
     """Return the number of seeds at which the test detects a difference with the given power.
 
-    The power is that of the noncentral t distribution with noncentrality δ / (s·√(1/(KS) + n_test/n_train)); Cohen,
-    "Statistical Power Analysis for the Behavioral Sciences" (1988), section 2.3, with the variance of
-    :func:`tune.analysis.stats.corrected_t`. That variance never falls below s²·n_test/n_train, so a small difference may be
-    out of reach of any number of seeds.
+    More seeds average out the variance of seeds alone, so a small difference may be out of reach of any number.
 
     Args:
-        std: s, the standard deviation of single runs' differences.
+        spread: The variances of differences.
         folds: K; 1 for a hold-out, whose test is over runs.
         test_train_ratio: Validation samples per training sample of a run.
         difference: δ, the difference to detect, a fraction above 0.
@@ -193,10 +252,14 @@ def seeds_needed(
     """
     if folds == 2:
         return None  # no interval is shown
-    seeds = np.arange(-(-USEFUL // folds), most // folds + 1)
-    degrees = np.full(len(seeds), folds - 1) if folds > 1 else seeds - 1
-    noncentrality = difference / (std * np.sqrt(1 / (folds * seeds) + test_train_ratio))
-    critical = special.stdtrit(degrees, (1 + confidence) / 2)
-    # The opposite tail, a significant difference of the wrong sign, adds less than 1e-4 at any power worth having.
-    sufficient = 1 - special.nctdtr(degrees, noncentrality, critical) >= power
-    return int(seeds[np.argmax(sufficient)]) if sufficient.any() else None
+
+    def sufficient(seeds: int) -> bool:
+        return detectable(spread, folds, seeds, test_train_ratio, power, confidence) <= difference
+
+    low, high = -(-USEFUL // folds), most // folds
+    if not sufficient(high):
+        return None
+    while low < high:  # what is detected falls with the seeds
+        middle = (low + high) // 2
+        low, high = (low, middle) if sufficient(middle) else (middle + 1, high)
+    return low

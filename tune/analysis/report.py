@@ -84,12 +84,9 @@ def _comparisons(pool: SweepPool, replayed: Mapping[CellKey, Tradeoff]) -> Compa
     others = (pair for pair in itertools.combinations(algorithms, 2) if set(pair) != set(main))
     compared: Comparisons = {}
     for pair in (main, *others):
-        first = pair == main
-        objectives = at_speed_ups() if first else [RankingObjective.of(f"speed-up={SPEED_UP:g}")]
+        objectives = at_speed_ups() if pair == main else [RankingObjective.of(f"speed-up={SPEED_UP:g}")]
         try:
-            compared[pair] = compare_pool(
-                pool, *pair, objectives=objectives, replayed=replayed or None, by_samples=first
-            )
+            compared[pair] = compare_pool(pool, *pair, objectives=objectives, replayed=replayed or None)
         except LeebertError as error:
             compared[pair] = str(error)
     return compared
@@ -244,7 +241,7 @@ def _exits(groups: Mapping[str, History], pool: SweepPool) -> list[tuple[str, ..
         intervals = [
             corrected_t(column.tolist(), pool.test_train_ratio) for column in exit_scores(side, cells_of(side)).T
         ]
-        texts = (f"{100 * i.mean:.2f}" + (f" ({span(i, least=2)})" if i.defined else "") for i in intervals)
+        texts = (f"{100 * i.mean:.2f}" + (f" ({span(i)})" if i.useful else "") for i in intervals)
         columns += [(name, *texts)] if intervals else []
     exits = ("exit", *map(str, range(1, max(map(len, columns), default=1))))
     return list(itertools.zip_longest(exits, *columns, fillvalue=""))  # methods with one exit have one row

@@ -110,6 +110,7 @@ class SweepPool:
         homes: The folder of each configuration's files.
         unfinished: A phrase on the sweeps that are not finished; empty if all are.
         planned: The number of planned configurations; None if all sweeps are finished.
+        cache: What analyses have read of its runs.
     """
 
     name: str
@@ -118,6 +119,7 @@ class SweepPool:
     homes: Mapping[str, Path]
     unfinished: str
     planned: int | None
+    cache: dict[str, Any] = dataclasses.field(default_factory=dict, compare=False, repr=False)
 
     @classmethod
     def of(cls, folder: SweepFolder, *, name: str = "", epochs: bool = False) -> SweepPool:

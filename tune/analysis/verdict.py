@@ -16,7 +16,7 @@ from leebert.errors import ConfigError
 from leebert.tradeoff import Tradeoff, common_layers
 from tune.analysis.compare import Comparison, PairedComparison, jsonable, matches
 from tune.analysis.power import DIFFERENCE, Plan, Power, power_of
-from tune.analysis.stats import Interval, corrected_t, random_effects
+from tune.analysis.stats import Interval, random_effects
 from tune.analysis.still_weights import OmegaMoves, omega_moves
 from tune.analysis.sweeps import SweepPool
 from tune.analysis.tradeoff import RankingObjective
@@ -289,7 +289,13 @@ def make_verdict(
         difference: The difference to detect, a fraction.
     """
     overall = scores.overall
-    curves, no_curves = _curves(overall, replayed, scores.test_train_ratio)
+    sampling = {
+        objective.speed_up: at.overall.difference.sampling
+        for objective, at in at_speed_ups
+        if isinstance(at, Comparison) and objective.speed_up is not None and at.overall.cells == overall.cells
+    }
+    sampling = sampling if all(sampling.values()) else {}  # runs without logits
+    curves, no_curves = _curves(overall, replayed, scores.test_train_ratio, sampling)
     if not at_speed_ups:
         no_curves = "not requested"
     else:
@@ -389,9 +395,16 @@ def _omega(pool: SweepPool, compared: Sequence[Configuration], cells: Sequence[S
 
 
 def _curves(
-    line: PairedComparison, replayed: Mapping[CellKey, Tradeoff], test_train_ratio: float
+    line: PairedComparison,
+    replayed: Mapping[CellKey, Tradeoff],
+    test_train_ratio: float,
+    sampling: Mapping[float, float],
 ) -> tuple[dict[str, ScoreCurve], str]:
-    """Return the curves of both sides and of their difference, over the runs in which every pair has its curves."""
+    """Return the curves of both sides and of their difference, over the runs in which every pair has its curves.
+
+    The sampling variance of the difference is known at some speed-ups and interpolated between them; that of a side is
+    unknown, so that its band is the wider one of folds alone.
+    """
     cells = [cell for cell in line.cells if all((config, *cell) in replayed for pair in line.paired for config in pair)]
     if not cells:
         return {}, "no run has readable validation logits for every compared configuration"
@@ -402,24 +415,29 @@ def _curves(
     scores = np.array([[np.interp(layers, *curve.drawn()) for curve in side] for side in pairs])
     by_run = scores.reshape(2, len(cells), len(line.paired), len(layers)).mean(axis=2)
 
-    def alone(column: list[float]) -> Interval:
-        return corrected_t(column, test_train_ratio)
+    def interval(column: list[float], v: float) -> Interval:
+        return random_effects(dict(zip(cells, column, strict=True)), test_train_ratio, sampling=v)
 
-    def paired(column: list[float]) -> Interval:
-        return random_effects(dict(zip(cells, column, strict=True)), test_train_ratio)
-
+    speed_ups = depth / layers
+    rising = sorted(sampling)
+    variances = [sampling[speed_up] for speed_up in rising]
+    of_difference = np.interp(speed_ups, rising, variances) if rising else np.zeros(len(layers))
     return {
-        "a": _banded(by_run[0], layers, depth, alone),
-        "b": _banded(by_run[1], layers, depth, alone),
-        "difference": _banded(by_run[0] - by_run[1], layers, depth, paired),
+        "a": _banded(by_run[0], layers, depth, np.zeros(len(layers)), interval),
+        "b": _banded(by_run[1], layers, depth, np.zeros(len(layers)), interval),
+        "difference": _banded(by_run[0] - by_run[1], layers, depth, of_difference, interval),
     }, ""
 
 
 def _banded(
-    rows: np.ndarray, layers: np.ndarray, depth: int, interval: Callable[[list[float]], Interval]
+    rows: np.ndarray,
+    layers: np.ndarray,
+    depth: int,
+    sampling: np.ndarray,
+    interval: Callable[[list[float], float], Interval],
 ) -> ScoreCurve:
-    """Return the mean of (runs, T) scores with its band, from the interval of each column."""
-    intervals = [interval(column.tolist()) for column in rows.round(12).T]
+    """Return the mean of (runs, T) scores with its band, from each column's interval with its (T,) sampling variance."""
+    intervals = [interval(column.tolist(), v) for column, v in zip(rows.round(12).T, sampling.tolist(), strict=True)]
     wide = any(interval.useful for interval in intervals)
     if wide:  # where all runs agree, the band has no width
         low = [i.low if i.useful else i.mean for i in intervals]

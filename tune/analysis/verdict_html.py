@@ -44,11 +44,19 @@ def forest_caption(verdict: Verdict) -> str:
     return f"{text}. Filled markers: significant; hollow ones: not."
 
 
-def curves_caption(verdict: Verdict) -> str:
-    """Return what the curves show, and their bands."""
-    curve = verdict.curves["a"]
-    band = f"95 % CI over {curve.runs} runs" if curve.band == "interval" else f"range over {_runs(curve.runs)}"
-    return f"Mean over the compared configurations under {verdict.criterion}, from the validation logits. Band: {band}."
+def curves_caption(verdict: Verdict, names: Sequence[str] = ("a", "b")) -> str:
+    """Return what these curves show, and the band of each."""
+    bands = [_band(verdict.curves[name]) for name in names]
+    titles = {"a": verdict.a.name, "b": verdict.b.name, "difference": "difference"}
+    if len(set(bands)) == 1:
+        band = f"Band: {bands[0]}"
+    else:
+        band = "Bands: " + "; ".join(f"{titles[name]}, {of}" for name, of in zip(names, bands, strict=True))
+    return f"Mean over the compared configurations under {verdict.criterion}, from the validation logits. {band}."
+
+
+def _band(curve: ScoreCurve) -> str:
+    return f"95 % CI over {curve.runs} runs" if curve.band == "interval" else f"range over {_runs(curve.runs)}"
 
 
 def _runs(n: int) -> str:

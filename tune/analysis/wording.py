@@ -95,7 +95,11 @@ def needed(power: Power) -> str:
     if power.enough:
         return f"these runs are enough to {goal}"
     if (plan := power.best) is None:
-        return f"no number of runs up to {MANY} on at most {max(plan.folds for plan in power.plans)} folds would {goal}"
+        folds = max(plan.folds for plan in power.plans)
+        where = "one split" if folds < 2 else f"{folds} folds" if len(power.plans) == 1 else f"at most {folds} folds"
+        if power.floor is None:
+            return f"these runs do not show how many would {goal}"
+        return f"no number of runs up to {MANY} on {where} would {goal}, if their variances are as estimated"
     by = f" ({plan.folds} folds × {plan.seeds} seed{'s' if plan.seeds != 1 else ''})" if plan.folds > 1 else ""
     return f"about {plan.runs} runs{by} would be needed to {goal}"
 
@@ -107,16 +111,25 @@ def power_lines(power: Power) -> list[str]:
         power: What it can detect.
     """
     share = f"with {100 * power.power:g} % power"
-    spread = f"the differences of single runs have a standard deviation of {100 * power.std:.2f} points"
-    lines = [f"to detect {100 * power.difference:.3g} points {share}, if {spread}:"]
+    if math.isnan(power.std):
+        lines = [f"to detect {100 * power.difference:.3g} points {share}:"]
+    else:
+        spread = f"the differences of single runs have a standard deviation of {100 * power.std:.2f} points"
+        spread += "" if power.floor is not None else " and seeds of a fold agree"
+        lines = [f"to detect {100 * power.difference:.3g} points {share}, if {spread}:"]
+    never = (
+        "not at any number of seeds, if those of a fold agree" if power.floor is None else f"not with up to {MANY} runs"
+    )
     for plan in power.plans:
         folds = f"{plan.folds} folds" if plan.folds > 1 else "one split"
         seeds = f"{plan.seeds} seed{'s' if plan.seeds != 1 else ''} ({plan.runs} runs)"
-        lines.append(f"  {folds} × {seeds}" if plan.seeds else f"  {folds}: not at any number of seeds")
+        lines.append(f"  {folds} × {seeds}" if plan.seeds else f"  {folds}: {never}")
     if power.detectable is not None:
         lines.append(f"{power.runs} runs detect {100 * power.detectable:.2f} points {share}")
-    here = f"{power.folds} folds" if power.folds > 1 else "one split"
-    lines.append(
-        f"on {here} no number of seeds detects less than {100 * power.floor:.2f} points: the runs share training data"
-    )
+    if power.floor is not None:
+        here = f"{power.folds} folds" if power.folds > 1 else "one split"
+        lines.append(
+            f"with these variances, more seeds on {here} detect at best {100 * power.floor:.2f} points: seeds share "
+            "training and validation samples"
+        )
     return lines

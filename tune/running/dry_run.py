@@ -15,7 +15,7 @@ import numpy as np
 from leebert.console import sentence
 from leebert.methods import UNIT, mean_cost, most_epochs
 from tune.analysis.labels import searched_name
-from tune.analysis.power import DIFFERENCE, power_for
+from tune.analysis.power import DIFFERENCE, Spread, power_for
 from tune.analysis.progress import searched
 from tune.analysis.stats import USEFUL
 from tune.analysis.wording import power_lines
@@ -107,16 +107,21 @@ def power_in_words(spec: SweepSpec, difference: float = DIFFERENCE, std: float |
         One line each.
     """
     runs, ratio = len(spec.cells()), None if spec.folds > 1 else 1 / 9
-    power = power_for(std or 1.0, spec.folds, difference, runs=runs, test_train_ratio=ratio)
+    # How much of it is by seeds is unknown: none, so that no more is promised than the runs will detect.
+    variance = (std or 1.0) ** 2
+    shares = Spread(0.0, 0.0, variance, 1) if spec.folds == 1 else Spread(0.0, variance, 0.0, spec.folds, apart=False)
+    power = power_for(shares, spec.folds, difference, runs=runs, test_train_ratio=ratio, std=std or 1.0)
+    one_split = ["the choice of the validation samples of the one split adds to this"] if spec.folds == 1 else []
     if std is not None:
-        return power_lines(power)
+        return [*power_lines(power), *one_split]
     if power.detectable is None:
         few = "2 folds" if spec.folds == 2 else f"{runs} run{'s' if runs > 1 else ''} of each configuration"
         return [f"{few} will be too few for an interval (at least {USEFUL} runs, on 3 folds or one split)"]
     return [
         f"{runs} runs of each configuration detect differences of {power.detectable:.1f} standard deviations of single runs' "
-        f"differences (80 % power), and with more seeds at best {power.floor:.1f}; state the standard deviation by --std "
-        "POINTS or --std-from SWEEP"
+        f"differences (80 % power{', if seeds of a fold agree' if spec.folds > 1 else ''}); state the standard deviation by "
+        "--std POINTS or --std-from SWEEP",
+        *one_split,
     ]
 
 

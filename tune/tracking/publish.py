@@ -55,12 +55,12 @@ class Publisher:
 
     def end(self, state: SweepState) -> None:
         """Send the final summaries and views, before the sweep's end closes its run in MLflow."""
-        self._summaries(state)
+        self._summaries(state, by_samples=True)
         self._views(state)
 
-    def _summaries(self, state: SweepState) -> None:
-        try:
-            made = summaries(pool_of(self._folder, self._spec, state))
+    def _summaries(self, state: SweepState, *, by_samples: bool = False) -> None:
+        try:  # while workers train, the driver reads no validation logits
+            made = summaries(pool_of(self._folder, self._spec, state), by_samples=by_samples)
             for event in made.events:
                 self._tracker.put(event)
             self._sentence = made.sentence

@@ -1,6 +1,6 @@
 """Summaries over all configurations, for MLflow: per method, and paired differences; correct at any number of runs.
 
-The first two methods' verdict gives the sweep's sentence and the pictures of its saved views.
+The verdict on the two methods that `compare` would choose gives the sweep's sentence and the pictures of its saved views.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from tune.analysis.figures import colour
 from tune.analysis.labels import PAIR_COLOURS, algorithm_label
 from tune.analysis.stats import Interval, corrected_t
 from tune.analysis.sweeps import LoadedSweep, SweepPool
-from tune.analysis.verdict import Verdict
+from tune.analysis.verdict import Verdict, choose_sides
 from tune.space import SweepSpec
 from tune.store.curves import CellCurves
 from tune.store.folder import SweepFolder
@@ -43,7 +43,7 @@ class Summaries:
     Attributes:
         events: One per method, and one per pair of methods whose configurations can be paired; of pairs with several
             values of an option that only one side has, also one per value.
-        sentence: The verdict on the first two methods; empty without one.
+        sentence: The verdict on the two methods that `compare` would choose; empty without one.
     """
 
     events: tuple[Summary, ...]
@@ -74,21 +74,26 @@ def pool_of(folder: SweepFolder, spec: SweepSpec, state: SweepState) -> SweepPoo
     )
 
 
-def summaries(pool: SweepPool) -> Summaries:
-    """Compute the summaries of a sweep's methods and of every pair of them."""
+def summaries(pool: SweepPool, *, by_samples: bool = True) -> Summaries:
+    """Compute the summaries of a sweep's methods and of every pair of them.
+
+    Args:
+        pool: The sweep.
+        by_samples: Read the validation logits for the sampling variance, as `compare` does; without it, intervals are wider.
+    """
     state = pool.state
     finished = completed(state.history())
     algorithms = sorted({str(c.values.get("algorithm", "")) for c in finished}, key=_order)
     of_method = {a: tuple(c for c in finished if c.values.get("algorithm", "") == a) for a in algorithms}
     methods = [_of_method(pool, algorithm, side) for algorithm, side in of_method.items()]
-    results = list(_compared(pool, algorithms))
+    results = list(_compared(pool, algorithms, by_samples))
     pairs: list[tuple[Summary, pictures.Row]] = []
     colours = itertools.cycle(PAIR_COLOURS)
     for (a, b), result in results:
         pairs += _of_pair(state, a, b, result.scores, colours)
     if not methods:
         return Summaries(())
-    first = results[0][1].verdict if results else None
+    first = _verdict(pool, by_samples) if results else None
     shown = _overview([row for _, row in methods], [row for _, row in pairs])
     if first is not None:
         shown = [*_of_verdict(first), *shown]
@@ -98,25 +103,31 @@ def summaries(pool: SweepPool) -> Summaries:
     return Summaries(tuple(events), first.sentence if first is not None else "")
 
 
-def _compared(pool: SweepPool, algorithms: Sequence[str]) -> Iterator[tuple[tuple[str, str], OnSweep]]:
-    """Compare all pairs of methods that can be paired; the first one also at layer speed-ups, if curves are recorded."""
+def _verdict(pool: SweepPool, by_samples: bool) -> Verdict | None:
+    """Return the verdict on the pair of methods that `compare` and `report` take, or on the first one with common runs."""
     curve_of = CellCurves(pool.sweeps[0].folder.path, lambda text: None)  # the feed has reported what is missing
     replayed: dict[CellKey, Tradeoff] = {}
     for key, record in pool.state.cells.items():
         if pool.state.configs[key[0]].state == "complete" and (curve := curve_of(record)) is not None:
             replayed[key] = curve
-    first = True
-    for a, b in itertools.combinations(algorithms, 2):
+    objectives = at_speed_ups() if replayed else ()
+    for a, b in (choose_sides([pool.sweeps[0].folder]), *itertools.combinations(pool.spec.algorithms, 2)):
         try:
-            yield (
-                (a, b),
-                compare_pool(
-                    pool, a, b, objectives=at_speed_ups() if replayed else (), replayed=replayed, by_samples=first
-                ),
-            )
+            return compare_pool(pool, a, b, objectives=objectives, replayed=replayed, by_samples=by_samples).verdict
         except LeebertError:
             continue  # no common configurations
-        replayed, first = {}, False
+    return None
+
+
+def _compared(
+    pool: SweepPool, algorithms: Sequence[str], by_samples: bool
+) -> Iterator[tuple[tuple[str, str], OnSweep]]:
+    """Compare all pairs of methods that can be paired; their order names the MLflow runs."""
+    for a, b in itertools.combinations(algorithms, 2):
+        try:
+            yield (a, b), compare_pool(pool, a, b, by_samples=by_samples)
+        except LeebertError:
+            continue  # no common configurations
 
 
 def _of_method(pool: SweepPool, algorithm: str, side: History) -> tuple[Summary, pictures.Row]:
@@ -144,7 +155,7 @@ def _of_method(pool: SweepPool, algorithm: str, side: History) -> tuple[Summary,
         note=f"{_counted(len(side), 'configuration')}, {_counted(len(scores), 'run')} each",
         time_ms=_newest(pool.state, {"algorithm": algorithm}),
     )
-    return summary, _row(name, overall, colour(algorithm, 0), shown=overall.defined)
+    return summary, _row(name, overall, colour(algorithm, 0), shown=overall.useful)
 
 
 def _of_pair(
@@ -222,22 +233,17 @@ def _by_exit(name: str, intervals: Sequence[Interval], factor: float = 1.0) -> d
         return {}
     return {
         name: [factor * i.mean for i in intervals],
-        f"{name}_low": [factor * i.low if _is_shown(name, i) else None for i in intervals],
-        f"{name}_high": [factor * i.high if _is_shown(name, i) else None for i in intervals],
+        f"{name}_low": [factor * i.low if i.useful else None for i in intervals],
+        f"{name}_high": [factor * i.high if i.useful else None for i in intervals],
     }
 
 
 def _percent(name: str, interval: Interval) -> dict[str, float]:
     """Return an interval of fractions in per cent, without unknown ends."""
     numbers = {name: interval.mean}
-    if _is_shown(name, interval):
+    if interval.useful:
         numbers |= {f"{name}_low": interval.low, f"{name}_high": interval.high}
     return {key: round(100 * value, 3) for key, value in numbers.items()}
-
-
-def _is_shown(name: str, interval: Interval) -> bool:
-    """Return whether an interval is shown: that of a difference over two or three runs would be too wide to be of use."""
-    return interval.useful if name.startswith("paired/") else interval.defined
 
 
 def _side(algorithm: str, only: Mapping[str, Any]) -> str:
