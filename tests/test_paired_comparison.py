@@ -390,7 +390,12 @@ def test_seeds_and_folds_are_both_cells_and_the_ratio_comes_from_the_folds():
 @pytest.mark.parametrize(
     ("a", "b", "options", "message"),
     [
-        ("clo-v2", "bloo", {}, r"no configuration with 'bloo' has begun \(did you mean 'blo'\?\); the sweep has blo, clo-v2"),
+        (
+            "clo-v2",
+            "bloo",
+            {},
+            r"no configuration with 'bloo' has begun \(did you mean 'blo'\?\); the sweep has blo, clo-v2",
+        ),
         ("blo", "blo", {}, "both sides are 'blo'"),
         ("1e-4", 0.0001, {"option": "lr_theta"}, "both sides are"),
         ("blo", "slo", {"option": "algoritm"}, r"no such option in this sweep \(did you mean 'algorithm'\?\)"),

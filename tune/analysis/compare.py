@@ -313,7 +313,9 @@ def _value(history: History, option: str, text: Any) -> Any:
         if matches(text, value):
             return value
     near = nearest(str(text), map(str, values))
-    raise ConfigError(f"{option}: no configuration with {text!r} has begun{near}; the sweep has {', '.join(map(str, values))}")
+    raise ConfigError(
+        f"{option}: no configuration with {text!r} has begun{near}; the sweep has {', '.join(map(str, values))}"
+    )
 
 
 def matches(text: Any, value: Any) -> bool:
