@@ -64,9 +64,8 @@ class TakenStep:
         """
         named = dict(self.model.named_parameters())
         u = through_step(self.optimizer, [named[name] for name in self.start], self.gradients, v)
-        if self.clipped == 1:
-            return u
-        share = _inner(self.gradients, u) / _inner(self.gradients, self.gradients)
+        along, square = _inner(self.gradients, u), _inner(self.gradients, self.gradients)
+        share = torch.where(self.clipped < 1, along / square, 0)
         for x, g in zip(u, self.gradients, strict=True):
             x.addcmul_(g, share, value=-1).mul_(self.clipped)
         return u
