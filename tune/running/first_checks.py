@@ -61,9 +61,10 @@ def check_resumed(
     file = space or folder.path / "space.yaml"
     if space is None and not file.exists():
         return  # a damaged folder, which `resume` reports
+    old = spec_of(folder)  # a missing package is one error, before all values that it would know
     spec = anchored(load_space(file, [*overrides, f"storage={storage}"]))
     if spec.data.dir is None:
-        spec = spec.model_copy(update={"data": spec.data.model_copy(update={"dir": spec_of(folder).data.dir})})
+        spec = spec.model_copy(update={"data": spec.data.model_copy(update={"dir": old.data.dir})})
     check_first(spec, address=address)
 
 
