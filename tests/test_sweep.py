@@ -392,7 +392,7 @@ def test_compare_and_best_at_a_speed_up_are_replayed_from_the_logits(swept, tune
         "compare", "whole", "--a", "clo-v2", "--b", "blo", "--speed-up", "1.5", "--criterion", "confidence", "--json"
     )
     assert ran.code == 0, ran.err
-    (there,) = ran.json["at_speed_ups"]
+    (there,) = (at for at in ran.json["at_speed_ups"] if at["speed_up"] == 1.5)  # those of the verdict are beside it
     assert (there["speed_up"], there["criterion"]) == (1.5, "confidence")
     differences = [at[configs["clo-v2"], f] - at[configs["blo"], f] for f in (0, 1)]
     assert there["lines"][0]["difference"]["mean"] == pytest.approx(np.mean(differences))
@@ -572,7 +572,8 @@ def test_stopped_from_another_process_it_can_be_resumed(long, tuned_without_ray)
     assert busy.code == 1
     assert f"driven by process {process.pid} on {socket.gethostname()}" in busy.err
     stopped = tuned("stop", folder.name, "--wait", 90)
-    assert f"stopped; resume it by: leebert-tune resume {folder.name}" in stopped.out
+    assert stopped.out == f"{folder.name}: stopped\n"
+    assert f"next: leebert-tune resume {folder.name}" in stopped.err
     _, err = process.communicate(timeout=60)
     assert process.returncode == 0, err
     assert "Traceback" not in err
