@@ -38,13 +38,8 @@ def status_of(folder: SweepFolder) -> dict[str, Any]:
     spec = spec_of(folder)
     now = time.time()
     history = state.history()
-    per_config = len(spec.cells())
-    done = len(state.cells)
-    dropped = sum(
-        per_config - sum(k.state != "running" for k in c.cells) for c in history if c.state in ("pruned", "failed")
-    )
-    planned = spec.planned * per_config if spec.planned else None
-    remaining = None if planned is None else max(0, planned - done - dropped)
+    progress = progress_of(folder.name, spec, folder.manifest, state, active_of(alive), now, folder=folder.path)
+    remaining = None if progress.planned is None else progress.planned - progress.done
     status: dict[str, Any] = {
         "sweep": folder.name,
         "task": spec.task_name,
@@ -52,7 +47,7 @@ def status_of(folder: SweepFolder) -> dict[str, Any]:
         "note": (state.end or {}).get("note", ""),
         "configurations": count_states(history, alive is not None),
         "planned_configurations": spec.planned,
-        "cells_done": done,
+        "cells_done": progress.done,
         "cells_left": remaining,
         "fold_epochs": state.fold_epochs,
         "hours_left": None,
@@ -70,7 +65,6 @@ def status_of(folder: SweepFolder) -> dict[str, Any]:
         if status["queued"]:  # granted, so running in the ledger, but Ray has no resources for it yet
             status["configurations"]["running"] -= len(status["queued"])
             status["configurations"]["queued"] = len(status["queued"])
-    progress = progress_of(folder.name, spec, folder.manifest, state, active_of(alive), now, folder=folder.path)
     status["runs"] = [one.as_dict() for one in progress.running]
     status["best"] = progress.best and dataclasses.asdict(progress.best)
     if progress.seconds_left is not None and remaining != 0:
