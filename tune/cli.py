@@ -884,13 +884,13 @@ def reproduce(
 
 def _print_selected_options(task: str | None, best: Path, out: Path, given: dict[str, Any], json_: bool) -> None:
     """Print the options that the paper selected beside those of best files; refuse options that train."""
-    from leebert.data.tasks import canonical_name
-    from tune.reproduce.settings import reproduce_settings
-
     if needless := [option for option, value in given.items() if value]:
         raise ConfigError(
             f"reproduce {TABLE_3}: it reads best files and trains nothing; leave out {', '.join(needless)}"
         )
+    from leebert.data.tasks import canonical_name
+    from tune.reproduce.settings import reproduce_settings
+
     _print_reproduced(reproduce_settings(best, (canonical_name(task),) if task else (), out), json_)
 
 
