@@ -397,21 +397,21 @@ def _segment_problems(manifest: Manifest) -> _Problems:
 
 
 def _exit_problems(manifest: Manifest) -> _Problems:
-    m, k = manifest.num_exits, len(manifest.labels)
-    for key, one in (
-        ("exits", manifest.exits),
-        *((f"curves[{i}]", curve) for i, curve in enumerate(manifest.curves)),
-    ):
-        if isinstance(one, Curve) and not one.points:
+    own = manifest.exits
+    criteria = [("exits", own.criterion, own.patience, [own.threshold] if own.threshold is not None else [])]
+    for number, curve in enumerate(manifest.curves):
+        key = f"curves[{number}]"
+        if not curve.points:
             yield f"{key}.points", "there is none"
-        row = CRITERIA.find(one.criterion)
+        criteria.append((key, curve.criterion, curve.patience, [point.threshold for point in curve.points]))
+    for key, criterion, patience, thresholds in criteria:
+        row = CRITERIA.find(criterion)
         if row is None:  # a criterion of another package: refused when it is used
             continue
-        if one.patience is not None and (row.patience is None or one.patience < 1):
-            yield f"{key}.patience", f"{one.patience}; {one.criterion} has no such patience"
-        thresholds = [point.threshold for point in one.points] if isinstance(one, Curve) else [one.threshold]
+        if patience is not None and (row.patience is None or patience < 1):
+            yield f"{key}.patience", f"{patience}; {criterion} has no such patience"
         for threshold in thresholds:
-            if threshold is not None and (problem := row.problem(threshold, m, k)):
+            if problem := row.problem(threshold, manifest.num_exits, len(manifest.labels)):
                 yield key, problem
 
 
