@@ -120,7 +120,7 @@ LAYERS = {
     "names, options, measures and exit criteria": (
         "errors", "deprecated", "live", "plugin_checks", "plugins", "outside", "standard_options", "files", "yaml", "numerics", "metrics.*", "exits.*", "methods", "methods.method",
         "methods.common", "training_options", "config", "findings", "overrides", "runtime",
-        "record", "losses", "weights", "omega", "majority", "optim", "optim.outer",
+        "record", "losses", "weights", "omega", "points", "majority", "optim", "optim.outer",
     ),
     "data": ("data.*", "images", "images.tasks", "images.backbones", "images.sources", "images.arrays"),
     "networks": (

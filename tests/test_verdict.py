@@ -5,13 +5,15 @@ import json
 
 import numpy as np
 import pytest
-from scored_sweep import scored_sweep
+from scored_sweep import FACTS, scored_sweep
 
 from leebert.errors import ConfigError
-from tune.analysis.compare_sweeps import at_speed_ups, compare_sweeps, run_std, verdict_on
+from tune.analysis.compare_sweeps import at_speed_ups, compare_sweeps, variances_of, verdict_on
 from tune.analysis.labels import short_names
+from tune.analysis.power import StatedVariances
 from tune.analysis.samples import influences
 from tune.analysis.stats import random_effects
+from tune.analysis.sweeps import SweepPool
 from tune.analysis.verdict import Verdict, choose_sides
 from tune.analysis.verdict_html import curves_caption
 from tune.running.dry_run import power_in_words
@@ -194,13 +196,37 @@ def test_the_command_prints_the_verdict_first_and_the_power_that_is_asked_for(sw
     assert "above 0" in cli("leebert-tune", "compare", "s", *where, "--power", "0").err
 
 
-def test_a_dry_run_states_its_power_from_a_stated_or_an_earlier_standard_deviation(sweep):
+def test_a_dry_run_states_its_power_from_a_stated_standard_deviation_or_an_earlier_sweep(sweep):
     spec = spec_of(sweep)
     (line,) = power_in_words(spec)
     assert "6 runs of each configuration detect differences of 5.2 standard deviations" in line
-    lines = power_in_words(spec, 0.0036, run_std(sweep))
+    earlier = variances_of(sweep)
+    lines = power_in_words(spec, 0.0036, StatedVariances(earlier.std))
     assert lines[0].startswith(
         "to detect 0.36 points with 80 % power, if the differences of single runs have a standard "
     )
     assert "  3 folds: not at any number of seeds, if those of a fold agree" in lines
+    # The earlier sweep itself: a dry run of the same space promises what its comparison says, seeds and samples apart.
+    power = verdict_on(sweep).power
+    lines = power_in_words(spec, 0.0036, earlier, FACTS["rows"])
+    assert f"6 runs detect {100 * power.detectable:.2f} points with 80 % power" in lines
+    assert any(line.startswith("with these variances, more seeds on 3 folds detect at best ") for line in lines)
+    assert sum(line.startswith("  ") for line in lines) == len(power.plans) == 4, "other numbers of folds are listed"
+    assert earlier.on(3, 4 * FACTS["rows"]).sampling == pytest.approx(earlier.seen.sampling / 4)
+    assert earlier.on(1) == StatedVariances(earlier.std).on(1), "folds do not show the variances of one split"
     assert "too few for an interval" in power_in_words(spec.model_copy(update={"seeds": (0,)}))[0]
+
+
+def test_intervals_of_scores_end_at_the_least_and_the_largest_score(tmp_path):
+    """Folds of very different scores: the bands of both sides would pass 100 %, those of differences may pass anything."""
+    folder = scored_sweep(
+        tmp_path / "s",
+        lambda values, seed, fold: (0.55, 0.99, 0.99)[fold] - 0.01 * (values["algorithm"] == "blo"),
+        seeds=[0, 1],
+    )
+    pool = SweepPool.of(folder)
+    curves = verdict_on(folder).curves
+    assert max(*curves["a"].high, *curves["b"].high) == 1.0
+    assert pool.score_interval([0.6, 0.99, 0.99, 0.99]).high == 1.0
+    assert pool.score_interval([0.01, 0.3, 0.01, 0.01]).low == 0.0
+    assert pool.score_range == (0.0, 1.0)

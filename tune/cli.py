@@ -133,7 +133,11 @@ def sweep(
         ),
     ] = None,
     std_from: Annotated[
-        str | None, typer.Option(metavar="SWEEP", help="With --dry-run: take it from an earlier sweep.")
+        str | None,
+        typer.Option(
+            metavar="SWEEP",
+            help="With --dry-run: take the variances of samples, folds and seeds from an earlier sweep.",
+        ),
     ] = None,
     json_: Json = False,
 ) -> None:
@@ -151,7 +155,7 @@ def sweep(
     # Read every file first: an error in the last one shows before the first sweep starts.
     loaded = [(path, load_space(path, overrides)) for path in spaces]
     if dry_run:
-        _print_plans(loaded, device, json_, _difference(power), _std(std, std_from, storage))
+        _print_plans(loaded, device, json_, _difference(power), _variances(std, std_from, storage))
         return
     names = _names_of(loaded, name)
     for (_, spec), sweep_name in zip(loaded, names, strict=True):
@@ -168,9 +172,9 @@ def sweep(
     _conclude(outcomes, json_)
 
 
-def _std(points: float | None, sweep: str | None, storage: str | None) -> float | None:
-    """Return the standard deviation that a dry run is given, a fraction; None without one."""
-    from tune.analysis.compare_sweeps import run_std
+def _variances(points: float | None, sweep: str | None, storage: str | None) -> Any:
+    """Return the variances of differences that a dry run is given; None without any."""
+    from tune.analysis.power import StatedVariances
     from tune.store.folder import SweepFolder
 
     if points is not None and sweep is not None:
@@ -178,18 +182,20 @@ def _std(points: float | None, sweep: str | None, storage: str | None) -> float 
     if points is not None and not 0 < points <= 100:
         raise ConfigError(f"--std {points:g}: a number of points above 0 and at most 100, such as 0.5")
     if sweep is not None:
-        return run_std(SweepFolder.find(sweep, storage))
-    return None if points is None else points / 100
+        folder = SweepFolder.find(sweep, storage)
+        with live.display(f"reading the differences of {folder.name}"):
+            from tune.analysis.compare_sweeps import variances_of
+
+            return variances_of(folder)
+    return None if points is None else StatedVariances(points / 100)
 
 
-def _print_plans(
-    loaded: list[tuple[Path, Any]], device: str, json_: bool, difference: float, std: float | None
-) -> None:
+def _print_plans(loaded: list[tuple[Path, Any]], device: str, json_: bool, difference: float, variances: Any) -> None:
     """Print what each sweep would run and cost, and what it could detect; train nothing."""
     with live.display(LOADING):
         from tune.running.dry_run import plan, print_plan
 
-        plans = [plan(spec, device, difference, std) for _, spec in loaded]
+        plans = [plan(spec, device, difference, variances) for _, spec in loaded]
     if json_:
         console.emit_json(plans)
         return

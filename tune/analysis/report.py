@@ -17,7 +17,6 @@ from tune.analysis.importance import FORESTS, LEAST, TOGETHER, TOP_LEAST, import
 from tune.analysis.labels import algorithm_label, short_names
 from tune.analysis.learned import conclusion
 from tune.analysis.overview import count_states, majority_note, summary, without_unlearned
-from tune.analysis.stats import corrected_t
 from tune.analysis.sweeps import SweepPool
 from tune.analysis.tradeoff import RankingObjective, curves_or_none, pareto
 from tune.analysis.verdict import choose_sides
@@ -238,9 +237,7 @@ def _exits(groups: Mapping[str, History], pool: SweepPool) -> list[tuple[str, ..
     """Return a row per exit: its score over runs with its interval, in per cent; only the header without recorded exits."""
     columns: list[tuple[str, ...]] = []
     for name, side in groups.items():
-        intervals = [
-            corrected_t(column.tolist(), pool.test_train_ratio) for column in exit_scores(side, cells_of(side)).T
-        ]
+        intervals = [pool.score_interval(column.tolist()) for column in exit_scores(side, cells_of(side)).T]
         texts = (f"{100 * i.mean:.2f}" + (f" ({span(i)})" if i.useful else "") for i in intervals)
         columns += [(name, *texts)] if intervals else []
     exits = ("exit", *map(str, range(1, max(map(len, columns), default=1))))
