@@ -237,7 +237,7 @@ def test_a_report_shows_each_algorithm_with_intervals(tmp_path):
         "Score against mean exit layer": "figure, table",
         "Learning curves": "figure",
         "Exits of each method": "figure, table, text",
-        "Patience": "2 figures, 3 text",
+        "Patience": "2 figures, 2 text",
         "Learned weights over time": "2 figures, text",
         "Importance": "text",
         "Paired comparisons of methods": "38 text",

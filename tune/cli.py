@@ -396,8 +396,7 @@ def list_(storage: Storage = None, json_: Json = False) -> None:
         console.emit_json(sweeps)
         return
     print_list(sweeps)
-    where = f" --storage {shlex.quote(storage)}" if storage else ""
-    console.next_step(f"leebert-tune status NAME{where}" if sweeps else "leebert-tune spaces")
+    _next("status NAME", storage) if sweeps else console.next_step("leebert-tune spaces")
 
 
 @app.command(cls=Command)
@@ -424,9 +423,8 @@ def status(
         console.emit_json(status_now)
         return
     print_status(status_now)
-    where = f" --storage {shlex.quote(storage)}" if storage else ""
     command = {"running": "status --watch", "finished": "best" if status_now["best"] else "report"}
-    console.next_step(f"leebert-tune {command.get(status_now['state'], 'resume')} {shlex.quote(name)}{where}")
+    _next(f"{command.get(status_now['state'], 'resume')} {shlex.quote(name)}", storage)
 
 
 @app.command(cls=Command)
@@ -453,8 +451,7 @@ def stop(
         print(f"{folder.name}: stop requested; the current epochs are still running")
     else:
         print(f"{folder.name}: stopped")
-        where = f" --storage {shlex.quote(storage)}" if storage else ""
-        console.next_step(f"leebert-tune resume {shlex.quote(name)}{where}")
+        _next(f"resume {shlex.quote(name)}", storage)
 
 
 @app.command(cls=Command)
@@ -628,6 +625,8 @@ def rebuild_mlflow(
         )
         print(f"MLflow: {rebuilt['mlflow']}")
         print_views(rebuilt["views"])
+        if not rebuilt["unsent"] and not rebuilt["differences"]:
+            _next(f"report {shlex.quote(name)}", storage)
     if rebuilt["unsent"]:
         raise TrackingError(f"{rebuilt['unsent']} events did not reach MLflow; run the same command again")
     if differences := rebuilt["differences"]:
@@ -652,13 +651,16 @@ def views(
     from tune.store.folder import SweepFolder
     from tune.tracking.publish import show
 
-    published = show(SweepFolder.find(name, storage), tracking_uri=tracking_uri, experiment=experiment)
+    folder = SweepFolder.find(name, storage)
+    with live.display("comparing the methods, and writing the views to MLflow"):
+        published = show(folder, tracking_uri=tracking_uri, experiment=experiment)
     if json_:
         console.emit_json(published)
         return
     print_views(published["views"], published["note"])
     if published["running"]:
         print(f"the sweep is still running: the views show its {published['complete']} completed configurations so far")
+    _next(f"{'status' if published['running'] else 'report'} {shlex.quote(name)}", storage)
 
 
 @app.command(cls=_WithPower)
@@ -699,21 +701,23 @@ def compare(
     objectives = at_speed_ups(speed_up or (), criterion, patience)
     picked = _picked(where or [])
     folders = [SweepFolder.find(name, storage) for name in names]
-    sides = choose_sides(folders, _option(option), a, b)
-    comparisons = compare_sweeps(
-        folders,
-        *sides,
-        option=_option(option),
-        where=picked,
-        objectives=objectives,
-        epochs=html is not None,
-        difference=_difference(power),
-    )
-    if html is not None:
-        from tune.analysis.compare_html import comparison_page
-        from tune.tracking.artifacts import deliver
+    sides, difference = choose_sides(folders, _option(option), a, b), _difference(power)
+    with live.display("reading the ledger"):
+        comparisons = compare_sweeps(
+            folders,
+            *sides,
+            option=_option(option),
+            where=picked,
+            objectives=objectives,
+            epochs=html is not None,
+            difference=difference,
+        )
+        if html is not None:
+            live.phase("drawing the page, and logging it to MLflow")
+            from tune.analysis.compare_html import comparison_page
+            from tune.tracking.artifacts import deliver
 
-        deliver(comparison_page(comparisons), html, folders, tracking_uri=tracking_uri, experiment=experiment)
+            deliver(comparison_page(comparisons), html, folders, tracking_uri=tracking_uri, experiment=experiment)
     if not json_:
         print_comparisons(comparisons, power=power is not None)
         where_stored = ["--storage", storage] if storage else []
@@ -734,6 +738,12 @@ def _difference(points: float | None) -> float:
     if points is not None and not 0 < points <= 100:
         raise ConfigError(f"--power {points:g}: a difference in points above 0 and at most 100, such as 0.36")
     return DIFFERENCE if points is None else points / 100
+
+
+def _next(command: str, storage: str | None) -> None:
+    """Print the command of this program to run next, on the same storage."""
+    where = f" --storage {shlex.quote(storage)}" if storage else ""
+    console.next_step(f"leebert-tune {command}{where}")
 
 
 def _option(name: str) -> str:
@@ -767,15 +777,15 @@ def report(
     from tune.store.folder import SweepFolder
 
     folder = SweepFolder.find(name, storage)
-    with live.display("reading the sweep and drawing its figures"):
+    with live.display("reading the ledger"):
         from tune.analysis.report import sweep_page
         from tune.tracking.artifacts import deliver
 
         page, path = sweep_page(folder), out or folder.path / "report.html"
-        live.phase("writing the page, and logging it to MLflow")
+        live.phase("logging the page to MLflow")
         written = deliver(page, path, [folder], tracking_uri=tracking_uri, experiment=experiment)
     print(written)
-    console.next_step(f"leebert-tune best {shlex.quote(name)}{f' --storage {shlex.quote(storage)}' if storage else ''}")
+    _next(f"best {shlex.quote(name)}", storage)
 
 
 @app.command(cls=Command)
@@ -801,10 +811,11 @@ def simulate(
 
     recording = Recording.find(name, storage)
     spec = recording.spec_with(pruner, searcher, set_ or ())
-    from tune.running.simulate import print_simulation
-    from tune.running.simulate import simulate as simulate_
+    with live.display(LOADING):
+        from tune.running.simulate import print_simulation
+        from tune.running.simulate import simulate as simulate_
 
-    summary = simulate_(recording, spec, orders=orders, concurrent=concurrent, seed=seed).as_dict()
+        summary = simulate_(recording, spec, orders=orders, concurrent=concurrent, seed=seed).as_dict()
     if save is not None:
         recording.save(save)
     if json_:

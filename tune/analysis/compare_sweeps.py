@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from leebert import live
 from leebert.errors import ConfigError, LeebertError, SweepError
 from leebert.tradeoff import Tradeoff
 from tune.analysis.compare import Comparison, compare, jsonable
@@ -139,6 +140,7 @@ def compare_sweeps(
     """
     comparisons = []
     for pool in (pools := load_pools(folders, option, a, b, epochs=epochs)):
+        live.phase(f"comparing {side_name(option, a)} with {side_name(option, b)} on {pool.name}")
         try:
             result = compare_pool(pool, a, b, option=option, where=where, objectives=objectives, difference=difference)
             comparisons.append(result)

@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 from collections.abc import Mapping
 
+from leebert import live
 from leebert.errors import LeebertError
 from leebert.tradeoff import SPEED_UP, Tradeoff, mean_curve
 from tune.analysis import charts, figures
@@ -50,7 +51,9 @@ def sweep_page(folder: SweepFolder) -> HtmlPage:
         _verdicts(page, comparisons)
         _chosen(page, pool, replayed)
         _by_algorithm(page, pool)
+        live.phase("computing the importance of each option")
         _importance(page, spec, state.history())
+        live.phase("drawing the page")
         _compared(page, comparisons)
     page.heading("All configurations, best first")
     page.table(_configurations(folder, spec, state, replayed))
@@ -82,7 +85,7 @@ def _comparisons(pool: SweepPool, replayed: Mapping[CellKey, Tradeoff]) -> Compa
     main = choose_sides([pool.sweeps[0].folder])
     others = (pair for pair in itertools.combinations(algorithms, 2) if set(pair) != set(main))
     compared: Comparisons = {}
-    for pair in (main, *others):
+    for pair in live.track((main, *others), "comparing pairs of methods"):
         objectives = at_speed_ups() if pair == main else [RankingObjective.of(f"speed-up={SPEED_UP:g}")]
         try:
             compared[pair] = compare_pool(pool, *pair, objectives=objectives, replayed=replayed or None)

@@ -23,7 +23,6 @@ from tune.machines.footprint import estimate_for_space
 from tune.running.omega_reach import still_rates
 from tune.space import SweepSpec
 from tune.space.spec import anchored
-from tune.store.history import describe
 
 #: Steps that are timed per batch size, and steps before them that are not.
 TIMED, WARM = 4, 2
@@ -92,7 +91,7 @@ def plan(
         "concurrent_trials": concurrent,
         "estimated_hours": round(busy * cells / concurrent / 3600, 3) if listed else None,
         "memory_bytes": memory.total,
-        "largest": describe(largest),
+        "largest": searched_name(largest, searched(spec)),
         "disk_bytes": int(2 * checkpoint * concurrent + (spec.planned or 0) * len(spec.seeds) * rows * 64),
     }
 
