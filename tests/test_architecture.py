@@ -141,7 +141,7 @@ LAYERS = {
     ),
     "public names": ("",),
     "kinds of tasks": (
-        "problem", "predict", "one_text", "images.problem", "images.predict", "kinds.*", "training_data", "provenance", "submission",
+        "windows", "problem", "predict", "predictor", "prediction_files", "one_text", "images.problem", "images.predict", "kinds.*", "training_data", "provenance", "submission",
         "console", "text_chart", "tables",
     ),
     "training, evaluating and serving a model of a folder": ("recipe", "report", "card", "calibration", "serving"),
