@@ -128,6 +128,7 @@ LAYERS = {
         "slim.*", "model", "images.preprocess", "images.resnet",
     ),
     "exiting early": ("inference", "evaluate", "tradeoff", "thresholds", "operating_point", "latency"),
+    "exported models": ("exported.*",),
     "training": (
         "objective", "optim.*", "look_ahead", "stages", "students", "transforms", "methods.*", "level", "checkpoint",
         "train", "operations", "memory",
