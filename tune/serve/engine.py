@@ -138,7 +138,9 @@ class Engine:
         if waiting + rows > self.limits.waiting or (waiting and expected > self.limits.wait_ms):
             seconds = max(1, math.ceil(expected / 1000))
             raise Refusal(
-                429, f"{waiting} texts wait, {expected:.0f} ms of work: send the request again later", retry_after=seconds
+                429,
+                f"{waiting} texts wait, {expected:.0f} ms of work: send the request again later",
+                retry_after=seconds,
             )
 
     def _drop(self, job: _Job) -> None:

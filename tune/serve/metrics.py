@@ -65,7 +65,9 @@ class Metrics:
     def snapshot(self) -> dict[str, Any]:
         """Return the present values as JSON data."""
         return {
-            "values": [[name, [list(pair) for pair in labels], value] for (name, labels), value in list(self._values.items())],
+            "values": [
+                [name, [list(pair) for pair in labels], value] for (name, labels), value in list(self._values.items())
+            ],
             "buckets": {name: list(counts) for name, counts in list(self._buckets.items())},
         }
 
@@ -97,7 +99,11 @@ def _histogram(name: str, ends: Sequence[float], counts: Sequence[float], own: l
     for end, count in zip((*ends, "+Inf"), counts, strict=False):
         total += count
         rows.append(f"{PREFIX}{name}_bucket{_labels([*own, ['le', str(end)]])} {total:.0f}")
-    return [*rows, f"{PREFIX}{name}_sum{_labels(own)} {counts[-1]:.9g}", f"{PREFIX}{name}_count{_labels(own)} {total:.0f}"]
+    return [
+        *rows,
+        f"{PREFIX}{name}_sum{_labels(own)} {counts[-1]:.9g}",
+        f"{PREFIX}{name}_count{_labels(own)} {total:.0f}",
+    ]
 
 
 def _labels(pairs: Sequence[Sequence[str]]) -> str:

@@ -117,7 +117,9 @@ def read_request(body: bytes, columns: Sequence[Sequence[str]], limits: Limits) 
         raise Refusal(422, f"the body is {_kind(values)}: send an object with {RECORDS[0]}, and params if needed")
     for key in values:
         if key not in (*RECORDS, SPLIT, "params"):
-            raise Refusal(422, f"unknown key {_short(key)}{nearest(key, (*RECORDS, SPLIT, 'params'))}; {_format(columns)}")
+            raise Refusal(
+                422, f"unknown key {_short(key)}{nearest(key, (*RECORDS, SPLIT, 'params'))}; {_format(columns)}"
+            )
     choice, truncate = _params(values.get("params"))
     return Request(_texts(values, columns, limits), choice, truncate)
 
@@ -127,7 +129,7 @@ def _params(params: Any) -> tuple[dict[str, Any], bool]:
     if params is None:
         return {}, False
     if not isinstance(params, dict):
-        raise Refusal(422, f"params is {_kind(params)}: should be an object such as {{\"max_loss\": 0.5}}")
+        raise Refusal(422, f'params is {_kind(params)}: should be an object such as {{"max_loss": 0.5}}')
     for name in params:
         if name not in PARAMETERS:
             raise Refusal(
@@ -158,7 +160,9 @@ def _texts(values: Mapping[str, Any], columns: Sequence[Sequence[str]], limits: 
     if not isinstance(records, list):
         raise Refusal(422, f"{present[0]} is {_kind(records)}: should be a list of rows; {_format(columns)}")
     if len(records) > limits.texts:
-        raise Refusal(413, f"{len(records)} rows: the server takes at most {limits.texts} per request; send several requests")
+        raise Refusal(
+            413, f"{len(records)} rows: the server takes at most {limits.texts} per request; send several requests"
+        )
     return [
         tuple(_text(record, row, names, limits.characters) for names in columns) for row, record in enumerate(records)
     ]
@@ -170,7 +174,9 @@ def _split_records(split: Any) -> list[dict[str, Any]]:
         raise Refusal(422, f"{SPLIT}: should be an object with the lists columns and data")
     for row, data in enumerate(split["data"]):
         if not isinstance(data, list) or len(data) != len(split["columns"]):
-            raise Refusal(422, f"{SPLIT}: row {row}: should be a list of {len(split['columns'])} values, one per column")
+            raise Refusal(
+                422, f"{SPLIT}: row {row}: should be a list of {len(split['columns'])} values, one per column"
+            )
     return [dict(zip(map(str, split["columns"]), data, strict=True)) for data in split["data"]]
 
 
@@ -182,14 +188,17 @@ def _text(record: Any, row: int, names: Sequence[str], characters: int) -> str:
         raise Refusal(422, f"row {row} is {_kind(record)}: should be an object with the column {names[0]}")
     present = [name for name in names if name in record]
     if len(present) != 1:
-        problem = f"columns {' and '.join(present)} name the same text" if present else f"no column {' or '.join(names)}"
+        problem = (
+            f"columns {' and '.join(present)} name the same text" if present else f"no column {' or '.join(names)}"
+        )
         raise Refusal(422, f"row {row}: {problem}; its columns are {_short(', '.join(map(str, record)) or 'none')}")
     value = record[present[0]]
     if not is_text(value):
         raise Refusal(422, f"row {row}, column {present[0]}: {_short(value)} should be a text that is not empty")
     if len(value) > characters:
         raise Refusal(
-            422, f"row {row}, column {present[0]}: {len(value)} characters, and the server takes {characters}; shorten it"
+            422,
+            f"row {row}, column {present[0]}: {len(value)} characters, and the server takes {characters}; shorten it",
         )
     return str(value)
 

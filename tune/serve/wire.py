@@ -10,6 +10,7 @@ import asyncio
 import socket
 import struct
 from collections.abc import Callable
+from typing import cast
 
 #: Length of the payload, kind, number of the request.
 HEADER = struct.Struct("!IBI")
@@ -30,17 +31,14 @@ class Frames(asyncio.Protocol):
         on_lost: Called with this object when the connection has ended.
     """
 
-    def __init__(
-        self, on_frame: Callable[[Frames, int, int, bytes], None], on_lost: Callable[[Frames], None]
-    ) -> None:
+    def __init__(self, on_frame: Callable[[Frames, int, int, bytes], None], on_lost: Callable[[Frames], None]) -> None:
         self._on_frame, self._on_lost = on_frame, on_lost
         self._buffer = bytearray()
         self._transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Keep the transport; small frames are sent at once."""
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is no subclass
         if (sock := transport.get_extra_info("socket")) is not None and sock.family != socket.AF_UNIX:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
