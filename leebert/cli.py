@@ -425,12 +425,12 @@ def _predict(options: Any, input_: str, out: Path | None, form: str, columns: Se
         if not write_predictions(_warned(rows, warning), sys.stdout, form, keys):
             print("0 predictions: no rows (the first line of a .csv or .tsv file is its header)", file=sys.stderr)
         if sys.stdout.isatty():
-            _after_predictions(model)
+            _after_predictions(options.folder)
         return
     if count := save_predictions(rows, out, form, keys):
         _warn(warning)
     print(f"{out}: {count} predictions", file=sys.stderr)
-    _after_predictions(model)
+    _after_predictions(options.folder)
 
 
 def _after_predictions(model: Path) -> None:
