@@ -123,6 +123,7 @@ LAYERS = {
         "record", "losses", "weights", "omega", "majority", "optim", "optim.outer",
     ),
     "data": ("data.*", "images", "images.tasks", "images.backbones", "images.sources", "images.arrays"),
+    "exported models": ("exported.*",),
     "networks": (
         "model_config", "registration", "saved", "backbone", "backbone_files", "compatibility", "padding", "dropout", "norms", "equilibrium",
         "slim.*", "model", "images.preprocess", "images.resnet",
