@@ -1,8 +1,13 @@
-"""Attention as one operator of ONNX Runtime: replaces the attention of encoders before they are traced."""
+"""Encoders as they are traced: attention as one operator of ONNX Runtime, and linear layers as products.
+
+A linear layer's weight is stored transposed, (H_in, H_out), as the products of ONNX read it. So each weight in a graph has
+the name of its parameter.
+"""
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -10,6 +15,23 @@ from torch import nn
 
 from leebert.backbone import LayerStack
 from leebert.slim.parts import Block, blocks
+
+
+class Product(nn.Module):
+    """A linear layer as x @ weight + bias.
+
+    Args:
+        linear: The layer, H_in → H_out.
+    """
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(linear.weight.detach().T.contiguous())
+        self.bias = None if linear.bias is None else nn.Parameter(linear.bias.detach())
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        product = torch.matmul(x, self.weight)
+        return product if self.bias is None else product + self.bias
 
 
 class FusedAttention(nn.Module):
@@ -27,6 +49,10 @@ class FusedAttention(nn.Module):
         self.weight = nn.Parameter(torch.cat([linear.weight for linear in block.inputs]).T.contiguous())
         self.bias = nn.Parameter(torch.cat([linear.bias for linear in block.inputs]))
         self.heads = block.heads
+
+    def extra_repr(self) -> str:
+        """Tell attention of different heads apart."""
+        return f"heads={self.heads}"
 
     def context(self, states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Attend: states (B, L, H) and mask (B, L) to (B, L, heads · d)."""
@@ -67,8 +93,8 @@ class _DistilBert(FusedAttention):
 _BY_TYPE: dict[str, type[FusedAttention]] = {"albert": _Albert, "distilbert": _DistilBert}
 
 
-def with_fused_attention(encoder: Any) -> LayerStack:
-    """Copy an encoder, and replace the attention of its blocks.
+def layered(encoder: Any) -> LayerStack:
+    """Copy an encoder for tracing.
 
     Args:
         encoder: A Hugging Face encoder of a supported family; it does not change.
@@ -78,9 +104,21 @@ def with_fused_attention(encoder: Any) -> LayerStack:
     """
     copied = copy.deepcopy(encoder)
     fused = _BY_TYPE.get(copied.config.model_type, FusedAttention)
-    replacements = {block.attention: fused(block) for block in blocks(copied)}
-    for parent in list(copied.modules()):
+    replacements: dict[nn.Module, nn.Module] = {block.attention: fused(block) for block in blocks(copied)}
+    replace_modules(copied, replacements)
+    replace_linear(copied)
+    return LayerStack(copied.eval())
+
+
+def replace_linear(module: nn.Module) -> None:
+    """Replace the linear layers within a module, in place; one that is shared stays shared."""
+    linear = [child for child in module.modules() if type(child) is nn.Linear]
+    replace_modules(module, {child: Product(child) for child in linear})
+
+
+def replace_modules(module: nn.Module, replacements: Mapping[nn.Module, nn.Module]) -> None:
+    """Replace modules within another one, in place."""
+    for parent in list(module.modules()):
         for name, child in list(parent.named_children()):
             if child in replacements:
                 setattr(parent, name, replacements[child])
-    return LayerStack(copied.eval())

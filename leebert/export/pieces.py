@@ -7,6 +7,7 @@ an operator that ONNX lacks is reported with its layer.
 from __future__ import annotations
 
 import contextlib
+import copy
 import dataclasses
 import io
 import logging
@@ -17,10 +18,11 @@ from typing import Any
 
 import onnx
 import torch
+from onnx import numpy_helper
 from torch import nn
 
 from leebert.errors import ConfigError
-from leebert.export.fused import with_fused_attention
+from leebert.export.fused import layered
 
 #: The version of ONNX's operators: the first with Gelu, on which ONNX Runtime's fusions are tested.
 OPSET = 20
@@ -81,7 +83,7 @@ def trace(model: Any) -> Pieces:
 
 
 def _trace_texts(model: Any) -> Pieces:
-    stack = with_fused_attention(model.backbone)
+    stack = layered(model.backbone)
     encoder = stack.encoder
     ids = torch.full((2, 3), 5)
     attention_mask = torch.ones_like(ids)
@@ -90,14 +92,17 @@ def _trace_texts(model: Any) -> Pieces:
         inputs["token_type_ids"] = torch.zeros_like(ids)
     states, mask = model.begin({**inputs, "attention_mask": attention_mask})[0], attention_mask.to(torch.int32)
     layers = stack.layers()[: model.exit_layers[-1]]
-    parts = _without(encoder, layers)
-    start = _traced("the embeddings", _Call(lambda **given: stack.family.embed(encoder, given), *parts), inputs, STATES)
+    parts = _without(encoder, stack.layers())
+    tracer = _Tracer(2)
+    start = tracer.trace(
+        "the embeddings", _Call(lambda **given: stack.family.embed(encoder, given), *parts), inputs, STATES
+    )
     done: dict[nn.Module, onnx.ModelProto] = {}  # ALBERT's layers share weights
     for number, layer in enumerate(layers, start=1):
         if layer not in done:
-            done[layer] = _traced(f"layer {number}", _layer(layer), {STATES: states, MASK: mask}, STATES)
+            done[layer] = tracer.trace(f"layer {number}", _layer(layer), {STATES: states, MASK: mask}, STATES)
     exits = tuple(
-        _traced(f"exit {number}", _exit(model, head), {STATES: states, "attention_mask": attention_mask}, LOGITS)
+        tracer.trace(f"exit {number}", _exit(model, head), {STATES: states, "attention_mask": attention_mask}, LOGITS)
         for number, head in enumerate(model.heads, start=1)
     )
     return Pieces(start, tuple(done[layer] for layer in layers), exits, tuple(model.exit_layers))
@@ -106,16 +111,17 @@ def _trace_texts(model: Any) -> Pieces:
 def _trace_images(model: Any) -> Pieces:
     size = model.config.image_size
     images = torch.zeros(2, size, size, 3, dtype=torch.uint8)
-    begin = _Call(lambda images: model.begin({"images": images}), model.preprocess, model.conv, model.norm)
-    start = _traced("the first convolution", begin, {"images": images}, STATES, dynamic=1)
+    begin = _Call(lambda pixel_values: model.begin({"images": pixel_values}), model.preprocess, model.conv, model.norm)
+    tracer = _Tracer(1)
+    start = tracer.trace("the first convolution", begin, {"pixel_values": images}, STATES)
     states, layers, exits = model.begin({"images": images}), [], []
     for number, block in enumerate(model.blocks[: model.exit_layers[-1]], start=1):
-        layers.append(_traced(f"block {number}", _layer(block), {STATES: states}, STATES, dynamic=1))
+        layers.append(tracer.trace(f"block {number}", _layer(block), {STATES: states}, STATES))
         states = block(states)
         if number in model.exit_layers:
             head = model.heads[model.exit_layers.index(number)]
             call = _Call(lambda states, head=head: head(states.mean(dim=(2, 3))), head)
-            exits.append(_traced(f"exit {len(exits) + 1}", call, {STATES: states}, LOGITS, dynamic=1))
+            exits.append(tracer.trace(f"exit {len(exits) + 1}", call, {STATES: states}, LOGITS))
     return Pieces(start, tuple(layers), tuple(exits), tuple(model.exit_layers))
 
 
@@ -125,8 +131,17 @@ def _layer(layer: nn.Module) -> _Call:
 
 def _exit(model: Any, head: nn.Module) -> _Call:
     """Pooling and classifier of one exit."""
+    if model.config.pooling == "mean":
+        return _Call(lambda states, attention_mask: head(_mean(states, attention_mask)), head)
     pooler = [model.backbone.pooler] if model.config.pooling == "pooler" else []
     return _Call(lambda states, attention_mask: head(model.pool(states, attention_mask)), head, *pooler)
+
+
+def _mean(states: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+    """Average (B, L, H) over tokens as one product, which is faster than a sum of masked states."""
+    mask = attention_mask.to(states.dtype)
+    shares = mask / mask.sum(dim=1, keepdim=True)
+    return torch.matmul(shares.unsqueeze(1), states).squeeze(1)
 
 
 def _without(encoder: nn.Module, layers: Iterable[nn.Module]) -> list[nn.Module]:
@@ -139,27 +154,65 @@ def _without(encoder: nn.Module, layers: Iterable[nn.Module]) -> list[nn.Module]
     return [part for child in encoder.children() for part in _without(child, layers)]
 
 
-def _traced(
-    name: str, call: _Call, inputs: Mapping[str, torch.Tensor], output: str, *, dynamic: int = 2
-) -> onnx.ModelProto:
-    """Trace a function of tensors whose first `dynamic` dimensions vary: samples, and tokens of texts."""
-    sizes = {0: torch.export.Dim("batch"), 1: torch.export.Dim("length")}
-    shapes = tuple({d: sizes[d] for d in range(dynamic)} for _ in inputs)
-    call.names = tuple(inputs)
-    try:
-        program = torch.onnx.export(
-            call.eval(), tuple(inputs.values()), dynamic_shapes=shapes, input_names=list(inputs), output_names=[output],
-            opset_version=OPSET, dynamo=True, verbose=False,
-        )  # fmt: skip
-    except Exception as error:
-        raise ConfigError(f"{name} can't be exported: {_reason(error)}") from None
-    assert program is not None
-    model = program.model_proto
-    del model.graph.value_info[:], model.metadata_props[:]
-    for node in model.graph.node:
-        del node.metadata_props[:]
-        node.doc_string = ""
-    return model
+class _Tracer:
+    """Traces modules; of those that differ only in their weights, the first alone.
+
+    Args:
+        dynamic: How many of the first dimensions vary: samples, and tokens of texts.
+    """
+
+    def __init__(self, dynamic: int) -> None:
+        self.sizes = dict(enumerate((torch.export.Dim("batch"), torch.export.Dim("length"))[:dynamic]))
+        self.done: dict[tuple[Any, ...], onnx.ModelProto] = {}
+
+    def trace(self, name: str, call: _Call, inputs: Mapping[str, torch.Tensor], output: str) -> onnx.ModelProto:
+        """Trace a function.
+
+        Args:
+            name: What it is, for messages.
+            call: The function with its weights.
+            inputs: Examples of its inputs by name.
+            output: Name of its output.
+
+        Returns:
+            The graph.
+
+        Raises:
+            ConfigError: ONNX lacks an operator.
+        """
+        weights = {key: tensor.detach() for key, tensor in call.eval().state_dict().items()}
+        shapes = tuple((key, tuple(tensor.shape)) for key, tensor in (*weights.items(), *inputs.items()))
+        alike = self.done.get((repr(call), shapes))
+        if alike is not None and (copied := _with_weights(alike, weights)) is not None:
+            return copied
+        call.names = tuple(inputs)
+        try:
+            program = torch.onnx.export(
+                call, tuple(inputs.values()), dynamic_shapes=tuple(self.sizes for _ in inputs),
+                input_names=list(inputs), output_names=[output], opset_version=OPSET, dynamo=True, verbose=False,
+            )  # fmt: skip
+        except Exception as error:
+            raise ConfigError(f"{name} can't be exported: {_reason(error)}") from None
+        assert program is not None
+        model = program.model_proto
+        del model.graph.value_info[:], model.metadata_props[:]
+        for node in model.graph.node:
+            del node.metadata_props[:]
+            node.doc_string = ""
+        self.done[repr(call), shapes] = model
+        return model
+
+
+def _with_weights(model: onnx.ModelProto, weights: Mapping[str, torch.Tensor]) -> onnx.ModelProto | None:
+    """Copy a graph with other weights; None if the exporter has computed with its weights."""
+    names = {tensor.name for tensor in model.graph.initializer}
+    if not all(name in names for name, tensor in weights.items() if tensor.is_floating_point()):
+        return None
+    copied = copy.deepcopy(model)
+    for tensor in copied.graph.initializer:
+        if tensor.name in weights:
+            tensor.CopyFrom(numpy_helper.from_array(weights[tensor.name].numpy(), tensor.name))
+    return copied
 
 
 def _reason(error: BaseException) -> str:
