@@ -11,15 +11,17 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from leebert.errors import ConfigError
-from leebert.evaluate import RecordedLogits
 from leebert.exits import CRITERIA, named
 from leebert.thresholds import Chosen
 from leebert.tradeoff import ALLOWED_LOSS, SPEED_UP, Point, Tradeoff, tradeoff, tradeoffs
+
+if TYPE_CHECKING:
+    from leebert.evaluate import RecordedLogits
 
 #: The layer speed-up above which a point counts as an early exit, relative to the full model.
 _SAVES = 1 + 1e-6

@@ -123,12 +123,12 @@ LAYERS = {
         "record", "losses", "weights", "omega", "majority", "optim", "optim.outer",
     ),
     "data": ("data.*", "images", "images.tasks", "images.backbones", "images.sources", "images.arrays"),
-    "exported models": ("exported.*",),
     "networks": (
         "model_config", "registration", "saved", "backbone", "backbone_files", "compatibility", "padding", "dropout", "norms", "equilibrium",
         "slim.*", "model", "images.preprocess", "images.resnet",
     ),
     "exiting early": ("inference", "evaluate", "tradeoff", "thresholds", "operating_point", "latency"),
+    "exported models": ("exported.*",),
     "training": (
         "objective", "optim.*", "look_ahead", "stages", "students", "transforms", "methods.*", "level", "checkpoint",
         "train", "operations", "memory",

@@ -3,11 +3,30 @@
 from __future__ import annotations
 
 import warnings
+from typing import Protocol
 
-from leebert.config import ExitConfig
 from leebert.errors import ConfigError
 from leebert.exits import CRITERIA, FULL_MODEL, threshold_problem, with_threshold, without_patience
 from leebert.exits.criterion import Criterion
+
+
+class ExitParameters(Protocol):
+    """The exit criterion with its parameters, as configurations and exported models hold it.
+
+    Attributes:
+        criterion: Name of the exit criterion.
+        threshold: Its threshold; None: the default, or it has none.
+        patience: Its second parameter; None: the default, or it has none.
+    """
+
+    @property
+    def criterion(self) -> str: ...
+
+    @property
+    def threshold(self) -> float | None: ...
+
+    @property
+    def patience(self) -> int | None: ...
 
 
 def choosable(criterion: str) -> Criterion:
@@ -75,7 +94,7 @@ def check_classes(criterion: str, num_classes: int) -> None:
         )
 
 
-def check_threshold(exits: ExitConfig, num_exits: int, num_classes: int) -> None:
+def check_threshold(exits: ExitParameters, num_exits: int, num_classes: int) -> None:
     """Refuse exits that do not suit a model of M exits and K classes.
 
     Args:
@@ -94,7 +113,7 @@ def check_threshold(exits: ExitConfig, num_exits: int, num_classes: int) -> None
             raise ConfigError(problem)
 
 
-def warn_if_unreachable(exits: ExitConfig, num_exits: int) -> None:
+def warn_if_unreachable(exits: ExitParameters, num_exits: int) -> None:
     """Warn if no sample can meet a criterion before the last exit: a patience, or a sum over exits, too high for M."""
     row = CRITERIA.get(exits.criterion)
     if row is None or not row.several:

@@ -302,6 +302,47 @@ def read_manifest(folder: Path) -> Manifest:
     return manifest
 
 
+def verified(folder: Path, name: str, manifest: Manifest) -> bytes:
+    """Read a file of an exported model.
+
+    Args:
+        folder: The folder.
+        name: Name of the file.
+        manifest: The manifest.
+
+    Returns:
+        The contents, of which the digest was computed.
+
+    Raises:
+        CheckpointError: The file can't be read or was altered.
+    """
+    try:
+        data = (folder / name).read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"{folder / name} can't be read: {error.strerror}; {ADVICE}") from None
+    if hashlib.sha256(data).hexdigest() != manifest.files[name]:
+        raise CheckpointError(f"{folder / name} was altered: its SHA-256 is not that of {MANIFEST}; {ADVICE}")
+    return data
+
+
+def check_files(folder: Path, manifest: Manifest) -> None:
+    """Check that a folder holds exactly the files of its manifest. Their contents are checked by :func:`verified`.
+
+    Args:
+        folder: The folder of the exported model.
+        manifest: Its manifest.
+
+    Raises:
+        CheckpointError: A file is missing, unknown, a link or a folder.
+    """
+    present = {name for name in _names(folder) if name != MANIFEST}
+    for name in sorted(present - manifest.files.keys()):
+        raise CheckpointError(f"{folder / name}: {MANIFEST} does not list this file; remove it, or {ADVICE}")
+    for name in manifest.files:
+        if name not in present:
+            raise CheckpointError(f"{folder / name} is missing; {ADVICE}")
+
+
 def verify_files(folder: Path, manifest: Manifest) -> None:
     """Check that a folder holds exactly the files of its manifest, unchanged.
 
@@ -312,14 +353,9 @@ def verify_files(folder: Path, manifest: Manifest) -> None:
     Raises:
         CheckpointError: A file is missing, altered, unknown, a link or a folder.
     """
-    present = {name for name in _names(folder) if name != MANIFEST}
-    for name in sorted(present - manifest.files.keys()):
-        raise CheckpointError(f"{folder / name}: {MANIFEST} does not list this file; remove it, or {ADVICE}")
-    for name, expected in manifest.files.items():
-        if name not in present:
-            raise CheckpointError(f"{folder / name} is missing; {ADVICE}")
-        if digest(folder / name) != expected:
-            raise CheckpointError(f"{folder / name} was altered: its SHA-256 is not that of {MANIFEST}; {ADVICE}")
+    check_files(folder, manifest)
+    for name in manifest.files:
+        verified(folder, name, manifest)
 
 
 def digest(path: Path) -> str:
@@ -397,21 +433,21 @@ def _segment_problems(manifest: Manifest) -> _Problems:
 
 
 def _exit_problems(manifest: Manifest) -> _Problems:
-    m, k = manifest.num_exits, len(manifest.labels)
-    for key, one in (
-        ("exits", manifest.exits),
-        *((f"curves[{i}]", curve) for i, curve in enumerate(manifest.curves)),
-    ):
-        if isinstance(one, Curve) and not one.points:
+    own = manifest.exits
+    criteria = [("exits", own.criterion, own.patience, [own.threshold] if own.threshold is not None else [])]
+    for number, curve in enumerate(manifest.curves):
+        key = f"curves[{number}]"
+        if not curve.points:
             yield f"{key}.points", "there is none"
-        row = CRITERIA.find(one.criterion)
+        criteria.append((key, curve.criterion, curve.patience, [point.threshold for point in curve.points]))
+    for key, criterion, patience, thresholds in criteria:
+        row = CRITERIA.find(criterion)
         if row is None:  # a criterion of another package: refused when it is used
             continue
-        if one.patience is not None and (row.patience is None or one.patience < 1):
-            yield f"{key}.patience", f"{one.patience}; {one.criterion} has no such patience"
-        thresholds = [point.threshold for point in one.points] if isinstance(one, Curve) else [one.threshold]
+        if patience is not None and (row.patience is None or patience < 1):
+            yield f"{key}.patience", f"{patience}; {criterion} has no such patience"
         for threshold in thresholds:
-            if threshold is not None and (problem := row.problem(threshold, m, k)):
+            if problem := row.problem(threshold, manifest.num_exits, len(manifest.labels)):
                 yield key, problem
 
 
