@@ -133,14 +133,15 @@ def _compared(
 def _of_method(pool: SweepPool, algorithm: str, side: History) -> tuple[Summary, pictures.Row]:
     """Summarise a method's completed configurations."""
     # (runs, exits): each run averaged over configurations, the unit of every interval here
-    cells, ratio = cells_of(side), pool.test_train_ratio
+    cells = cells_of(side)
     scores = exit_scores(side, cells)
-    overall = corrected_t(scores.mean(axis=1).tolist(), ratio)
-    intervals = [corrected_t(column.tolist(), ratio) for column in scores.T]
+    overall = pool.score_interval(scores.mean(axis=1).tolist())
+    intervals = [pool.score_interval(column.tolist()) for column in scores.T]
     records = [[pool.state.cells[c.id, *cell]["weights"].get("ce") for cell in cells] for c in side]
     weights = []
     if all(run for runs in records for run in runs):
-        weights = [corrected_t(column.tolist(), ratio) for column in np.mean(np.array(records), axis=0).T]
+        by_run = np.mean(np.array(records), axis=0)
+        weights = [corrected_t(column.tolist(), pool.test_train_ratio) for column in by_run.T]
     name = algorithm_label(algorithm)
     summary = Summary(
         name,
