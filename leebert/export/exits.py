@@ -8,6 +8,7 @@ import numpy as np
 
 from leebert.errors import ConfigError
 from leebert.evaluate import RecordedLogits
+from leebert.export.timing import Times
 from leebert.tradeoff import Tradeoff, tradeoff
 
 #: The smallest share of the expected time that an exit has to cost to be left out; less may be chance.
@@ -29,15 +30,15 @@ class Costs:
     exit_: float
 
     @classmethod
-    def of(cls, segments: np.ndarray, whole: float) -> Costs:
+    def of(cls, every: Times, whole: Times) -> Costs:
         """Compute costs.
 
         Args:
-            segments: (M,) time of each segment of one exit.
-            whole: Time of all layers with the last exit, as one segment.
+            every: Times of one segment for each of the M exits.
+            whole: Times of all layers with the last exit, as one segment.
         """
-        more = max(0.0, float(segments.sum()) - whole) / max(1, len(segments) - 1)
-        return cls(np.maximum(segments - more, _ROUNDING), more)
+        exit_ = max(0.0, every.total - whole.total) / max(1, len(every.segments) - 1)
+        return cls(np.maximum(every.segments - exit_, _ROUNDING), exit_)
 
     def up_to(self, kept: tuple[int, ...]) -> np.ndarray:
         """Return the time up to each of the kept exits, (E,).

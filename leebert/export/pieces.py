@@ -222,7 +222,9 @@ def _reason(error: BaseException) -> str:
     while current is not None:
         texts.append(str(current))
         current = current.__cause__ or current.__context__
-    if operator := re.search(r"No (?:ONNX function|decompositions?) [^'\"]*?(?:found )?for [^a-z]*([\w.:]+)", "\n".join(texts)):
+    if operator := re.search(
+        r"No (?:ONNX function|decompositions?) [^'\"]*?(?:found )?for [^a-z]*([\w.:]+)", "\n".join(texts)
+    ):
         return f"ONNX has no operator for {operator[1]}; replace it in the model"
     lines = [line for line in texts[-1].strip().splitlines() if line.strip()] or [type(error).__name__]
     return lines[0]

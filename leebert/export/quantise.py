@@ -16,7 +16,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from leebert.export.segments import Graph
 
-#: The smallest and largest value of an activation, by the name of its tensor.
+#: The smallest and largest value of an activation, by the name of the node that takes it: whatever the segments are, nodes
+#: have the same names.
 Ranges = Mapping[str, tuple[float, float]]
 
 #: Operators whose inputs and weights become int8.
@@ -26,10 +27,10 @@ QUANTISED = ("MatMul", "Attention")
 _LARGE = 100_000
 
 
-def activations(graph: Graph) -> list[str]:
-    """Name the tensors whose ranges :func:`quantised` needs."""
+def activations(graph: Graph) -> dict[str, str]:
+    """Return the tensors whose ranges :func:`quantised` needs, by the name of the node that takes each."""
     weights = {tensor.name for tensor in graph.model.graph.initializer}
-    return list(dict.fromkeys(node.input[0] for node in graph.model.graph.node if _quantisable(node, weights)))
+    return {node.name: node.input[0] for node in graph.model.graph.node if _quantisable(node, weights)}
 
 
 def quantised(graph: Graph, ranges: Ranges | None = None, *, reduced: bool = False) -> Graph:
@@ -126,7 +127,7 @@ class _Quantiser:
         if self.ranges is None:
             self.nodes.append(helper.make_node("DynamicQuantizeLinear", [name], names, name=f"{node.name}.quantise"))
             return names
-        low, high = min(self.ranges[name][0], 0.0), max(self.ranges[name][1], 0.0)
+        low, high = self.ranges[node.name]
         scale = np.float32(max(high - low, 1e-6) / 255)
         self._constant(names[1], np.array(scale))
         self._constant(names[2], np.array(np.clip(np.rint(-low / scale), 0, 255), np.uint8))

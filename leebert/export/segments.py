@@ -146,7 +146,6 @@ class _Join:
         opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid("com.microsoft", 1)]
         return helper.make_model(graph, opset_imports=opsets, ir_version=10, producer_name="leebert")
 
-
     def _unfuse(self) -> None:
         """Keep ONNX Runtime from fusing a sum and its normalisation into `SkipLayerNormalization`.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -28,9 +29,22 @@ class _Stopwatch:
         return np.zeros_like(exited), state
 
 
+@dataclasses.dataclass(frozen=True)
+class Times:
+    """Medians over samples, in milliseconds.
+
+    Attributes:
+        segments: (E,) time of each segment with its exit's decision.
+        total: Time of all segments: more than their sum, since other processes disturb some segment in most rounds.
+    """
+
+    segments: np.ndarray
+    total: float
+
+
 def segment_times(
     models: Mapping[str, tuple[Any, ExitCriterion]], batches: Sequence[Mapping[str, np.ndarray]], rounds: int = ROUNDS
-) -> dict[str, np.ndarray]:
+) -> dict[str, Times]:
     """Measure the time of each segment with its exit's decision, for several models in alternation.
 
     Args:
@@ -42,18 +56,18 @@ def segment_times(
     Returns:
         By name (E,): the median over samples, in milliseconds.
     """
-    fastest = {
-        name: np.full((len(batches), model.manifest.num_exits), np.inf) for name, (model, _) in models.items()
-    }
+    fastest = {name: np.full((len(batches), model.manifest.num_exits), np.inf) for name, (model, _) in models.items()}
     for round_ in range(rounds + 1):
         for sample, batch in enumerate(batches):
             for name, (model, criterion) in models.items():
                 watch = _Stopwatch(criterion)
                 model.infer(batch, watch)
                 if round_:
-                    elapsed = np.diff([*watch.times, time.perf_counter()])
+                    ended = time.perf_counter()
+                    elapsed = np.append(np.diff([*watch.times, ended]), ended - watch.times[0])
                     fastest[name][sample] = np.minimum(fastest[name][sample], elapsed)
-    return {name: 1000 * np.median(times, axis=0) for name, times in fastest.items()}
+    medians = {name: 1000 * np.median(times, axis=0) for name, times in fastest.items()}
+    return {name: Times(median[:-1], float(median[-1])) for name, median in medians.items()}
 
 
 def timed(lengths: np.ndarray, most: int = SAMPLES) -> np.ndarray:
