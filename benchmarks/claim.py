@@ -67,7 +67,18 @@ def command(name: str, storage: Path, seeds: int) -> list[str]:
         return [*program, "resume", name, "--storage", str(storage), "--set", f"seeds={seeds}"]
     space = unbalanced(storage / "unbalanced") if name == "claim-unbalanced" else SPACE
     overrides = [part for value in (*TASKS[name], f"seeds={seeds}") for part in ("--set", value)]
-    return [*program, "sweep", str(space), "--data-dir", str(glue()), "--name", name, "--storage", str(storage), *overrides]
+    return [
+        *program,
+        "sweep",
+        str(space),
+        "--data-dir",
+        str(glue()),
+        "--name",
+        name,
+        "--storage",
+        str(storage),
+        *overrides,
+    ]
 
 
 def run(storage: Path, hours: float, options: list[str]) -> None:
@@ -83,7 +94,9 @@ def run(storage: Path, hours: float, options: list[str]) -> None:
             try:
                 process.wait(timeout=left)
             except subprocess.TimeoutExpired:
-                subprocess.run([str(Path(sys.executable).with_name("leebert-tune")), "stop", name, "--storage", str(storage)])
+                subprocess.run(
+                    [str(Path(sys.executable).with_name("leebert-tune")), "stop", name, "--storage", str(storage)]
+                )
                 process.wait()
                 return
 

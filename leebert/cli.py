@@ -25,6 +25,7 @@ from leebert.cli_options import (
     Device,
     ExportCommand,
     Json,
+    Latency,
     MaxLoss,
     Patience,
     Pooling,
@@ -425,12 +426,12 @@ def _predict(options: Any, input_: str, out: Path | None, form: str, columns: Se
         if not write_predictions(_warned(rows, warning), sys.stdout, form, keys):
             print("0 predictions: no rows (the first line of a .csv or .tsv file is its header)", file=sys.stderr)
         if sys.stdout.isatty():
-            _after_predictions(model)
+            _after_predictions(options.folder)
         return
     if count := save_predictions(rows, out, form, keys):
         _warn(warning)
     print(f"{out}: {count} predictions", file=sys.stderr)
-    _after_predictions(model)
+    _after_predictions(options.folder)
 
 
 def _after_predictions(model: Path) -> None:
@@ -515,15 +516,19 @@ def calibrate(
     ],
     speed_up: SpeedUp = None,
     max_loss: MaxLoss = None,
+    latency: Latency = None,
     criterion: Criterion = None,
     text: Texts = None,
     batch_size: BatchSize = 64,
     device: Device = "auto",
     json_: Json = False,
 ) -> None:
-    """Calibrate the thresholds of a model on unlabelled texts, to hit a target layer speed-up or drop in score."""
-    if (speed_up is None) == (max_loss is None):
-        raise ConfigError("calibrate needs one target: give --speed-up RATIO or --max-loss POINTS")
+    """Calibrate the thresholds of a model on unlabelled texts, to hit a layer speed-up, drop in score or time per text."""
+    if [speed_up, max_loss, latency].count(None) != 2:
+        raise ConfigError("calibrate needs one target: give --speed-up RATIO, --max-loss POINTS or --latency 5ms")
+    from leebert.milliseconds import parse_milliseconds
+
+    milliseconds = None if latency is None else parse_milliseconds(latency, "--latency")
     _check_input(texts)
     check_writable(model, "model")
     loaded, tokenizer = _load(model)
@@ -538,7 +543,7 @@ def calibrate(
     calibration = choose(
         loaded, tokenizer, [row.values for row in texts_for(loaded.config.task, _source(texts), text or ())],
         "stdin" if texts == "-" else Path(texts).name,
-        Aim.of(max_loss, speed_up), criterion or loaded.config.exit_strategy, runtime,
+        Aim.of(max_loss, speed_up, milliseconds), criterion or loaded.config.exit_strategy, runtime,
         validated=saved_tradeoffs(read_curves(model, validated=True), loaded.exit_layers, loaded.depth), batch_size=batch_size,
         progress=partial(live.track, what="samples"),
     )  # fmt: skip

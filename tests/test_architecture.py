@@ -133,7 +133,7 @@ LAYERS = {
         "model_config", "registration", "saved", "backbone", "backbone_files", "compatibility", "padding", "dropout", "norms", "equilibrium",
         "slim.*", "model", "images.preprocess", "images.resnet",
     ),
-    "exiting early": ("inference", "evaluate", "tradeoff", "thresholds", "operating_point", "latency"),
+    "exiting early": ("inference", "evaluate", "tradeoff", "thresholds", "operating_point", "milliseconds", "latency"),
     "exported models": ("exported.*",),
     "training": (
         "objective", "optim.*", "look_ahead", "stages", "students", "transforms", "methods.*", "level", "checkpoint",
