@@ -254,7 +254,7 @@ def test_a_report_shows_each_algorithm_with_intervals(tmp_path):
         cells = [float(np.mean([c.cells[k].best.exits[exit] for c in mine])) for k in range(3)]
         assert f"<td>{100 * np.mean(cells):.2f}</td>" in text, "three runs are too few for an interval"
     assert "The best configurations: CLO-v2 λ1=" in text
-    assert "BLO: blo lr_theta=" in text
+    assert "; BLO λ1=" in text
     assert "<p>By the score at layer speed-up 2 under normalised entropy:</p>" in text
 
 
