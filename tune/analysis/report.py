@@ -12,7 +12,7 @@ from leebert.tradeoff import SPEED_UP, Tradeoff, mean_curve
 from tune.analysis import charts, figures
 from tune.analysis.compare_html import draw_best
 from tune.analysis.compare_sweeps import OnSweep, at_speed_ups, compare_pool
-from tune.analysis.compare_text import findings
+from tune.analysis.compare_text import PAIR_COLUMNS, pair_rows
 from tune.analysis.html import HtmlPage
 from tune.analysis.importance import FORESTS, LEAST, TOGETHER, TOP_LEAST, importances
 from tune.analysis.labels import algorithm_label, short_names
@@ -127,7 +127,10 @@ def _searched(folder: SweepFolder, spec: SweepSpec, state: SweepState) -> list[t
         ("methods", ", ".join(map(algorithm_label, spec.algorithms))),
         *((option, _values(values)) for option, values in spec.space.items()),
         ("searcher, pruner", f"{spec.searcher.name}, {spec.pruner.name}"),
-        ("runs of a configuration", f"{len(spec.cells())}: {spec.folds} folds × {len(spec.seeds)} seeds"),
+        (
+            "runs of a configuration",
+            f"{len(spec.cells())}: {spec.folds} folds × {len(spec.seeds)} seed{'s' if len(spec.seeds) > 1 else ''}",
+        ),
         ("configurations", ", ".join(f"{n} {name}" for name, n in counts.items() if n) or "none"),
         ("fold-epochs", state.fold_epochs),
         ("hours of training", f"{state.epoch_seconds / 3600:.2f}"),
@@ -273,26 +276,33 @@ def _importance(page: HtmlPage, spec: SweepSpec, history: History) -> None:
 
 
 def _compared(page: HtmlPage, comparisons: Comparisons) -> None:
-    """Add all pairs of methods: verdicts with their basis, each warning once, and the number of tests."""
+    """Add a table of all pairs of methods, each warning once, and the number of tests."""
     page.heading("Paired comparisons of methods")
     if not comparisons:
         page.text("The sweep has one method.")
         return
     size = 0
     warnings: list[str] = []
+    table: list[tuple[str, ...]] = []
     for (a, b), result in comparisons.items():
         if isinstance(result, str):
             page.text(f"{algorithm_label(a)} and {algorithm_label(b)}: {result}")
             continue
         size += result.size
-        page.text(*findings(result.scores))
+        table += pair_rows(result)
         warnings += result.scores.warnings
         for objective, comparison in result.at_speed_ups:
             if isinstance(comparison, str):
-                page.text(f"No comparison at layer speed-up {objective.speed_up:g}: {comparison}")
+                reason = f"no comparison at layer speed-up {objective.speed_up:g}: {comparison}"
+                page.text(f"{algorithm_label(a)} and {algorithm_label(b)}: {reason}")
             else:
-                page.text(f"By the {objective}:", *findings(comparison))
                 warnings += comparison.warnings
+    if table:
+        page.table([PAIR_COLUMNS, *table])
+        page.text(
+            "pairs: configurations of both methods that agree in all other options, and how many are dropped because one of "
+            "the two has not finished. tuned: the best configuration of each side on the other folds."
+        )
     page.text(*(f"Warning: {warning}" for warning in dict.fromkeys(warnings)))
     page.text(
         f"This page holds {size} tests at the 5 % level, not adjusted for their number: with no real difference, about "
