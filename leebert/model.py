@@ -429,7 +429,9 @@ class LeebertForSequenceClassification(PreTrainedModel):
         if not torch.compiler.is_compiling():  # pydantic's checks can't be compiled
             model_exits(*criterion)
         threshold, patience = threshold_and_patience(*criterion, self.num_exits)
-        return exit_indices(CRITERIA[config.exit_strategy].make(threshold, patience, config.num_labels), logits)
+        stepped = CRITERIA[config.exit_strategy].make(threshold, patience, config.num_labels)
+        indices: torch.Tensor = exit_indices(stepped, logits)
+        return indices
 
 
 def build_model(

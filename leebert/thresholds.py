@@ -11,18 +11,20 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from leebert.config import ExitConfig
 from leebert.errors import ConfigError
-from leebert.evaluate import RecordedLogits
 from leebert.exits import CRITERIA, named, with_threshold
 from leebert.exits.checks import choosable
 from leebert.exits.replay import make_criterion, replay
 from leebert.files import parse_json
 from leebert.tradeoff import tradeoff
+
+if TYPE_CHECKING:  # exported models choose thresholds without torch and pydantic
+    from leebert.config import ExitConfig
+    from leebert.evaluate import RecordedLogits
 
 #: The file of a model's folder with the layer speed-up of each threshold.
 FILE = "exits.json"
@@ -59,6 +61,8 @@ class Chosen:
     @property
     def exits(self) -> ExitConfig:
         """The criterion with its parameters."""
+        from leebert.config import ExitConfig
+
         return ExitConfig(criterion=self.criterion, threshold=self.threshold, patience=self.patience)
 
     @property

@@ -133,14 +133,15 @@ LAYERS = {
         "model_config", "registration", "saved", "backbone", "backbone_files", "compatibility", "padding", "dropout", "norms", "equilibrium",
         "slim.*", "model", "images.preprocess", "images.resnet",
     ),
-    "exiting early": ("inference", "evaluate", "tradeoff", "thresholds", "operating_point", "latency"),
+    "exiting early": ("inference", "evaluate", "tradeoff", "thresholds", "operating_point", "milliseconds", "latency"),
+    "exported models": ("exported.*",),
     "training": (
         "objective", "optim.*", "look_ahead", "stages", "students", "transforms", "methods.*", "level", "checkpoint",
         "train", "operations", "memory",
     ),
     "public names": ("",),
     "kinds of tasks": (
-        "problem", "predict", "one_text", "images.problem", "images.predict", "kinds.*", "training_data", "provenance", "submission",
+        "windows", "problem", "predict", "predictor", "prediction_files", "one_text", "images.problem", "images.predict", "kinds.*", "training_data", "provenance", "submission",
         "console", "text_chart", "tables",
     ),
     "training, evaluating and serving a model of a folder": ("recipe", "report", "card", "calibration", "serving"),

@@ -390,6 +390,9 @@ def test_evaluate_scores_all_exits_and_every_criterion_from_one_layer_to_all(eva
             assert p["speed_up"] == pytest.approx(LAYERS / p["layers"])
             executed = sum(layer * rows for layer, rows in enumerate(p["exits"], start=1))  # DeeBERT's Σ i·N_i
             assert p["saving"] == pytest.approx(1 - executed / (LAYERS * 40))
+            assert p["milliseconds"] == pytest.approx(np.dot(p["exits"], dev["milliseconds"]["exits"]) / 40)
+    assert dev["milliseconds"]["exits"] == sorted(dev["milliseconds"]["exits"])
+    assert dev["milliseconds"]["measured"].startswith("PyTorch, ")
     # The highest patience can never exit before the last; points go from the fastest to all layers.
     assert curves["patience"][-1]["exits"] == [0, 0, 0, 40]
     assert curves["patience"][-1]["measures"]["score"] == pytest.approx(accuracy[-1])

@@ -54,6 +54,19 @@ class TokenRows:
         return int(np.searchsorted(self.offsets, token, side="right")) - 1
 
     def collate(self, indices: Any) -> dict[str, torch.Tensor]:
+        """Pad samples as :meth:`padded` does.
+
+        Args:
+            indices: (B,) positions of the samples.
+
+        Returns:
+            The same as tensors.
+        """
+        import torch
+
+        return {name: torch.from_numpy(array) for name, array in self.padded(indices).items()}
+
+    def padded(self, indices: Any) -> dict[str, np.ndarray]:
         """Pad samples on the right to the longest of them.
 
         The tokenizer's padding side is ignored: a model is trained with padding on the right and must be served that way.
@@ -62,10 +75,8 @@ class TokenRows:
             indices: (B,) positions of the samples.
 
         Returns:
-            int64 tensors (B, L): input_ids, attention_mask and, if the model takes them, token_type_ids.
+            int64 arrays (B, L): input_ids, attention_mask and, if the model takes them, token_type_ids.
         """
-        import torch
-
         index = np.asarray(indices, dtype=np.int64)
         starts = self.offsets[index].astype(np.int64)  # (B,)
         lengths = self.offsets[index + 1] - starts  # (B,)
@@ -77,7 +88,7 @@ class TokenRows:
         if self.token_type_ids is not None:
             arrays["token_type_ids"] = np.zeros(mask.shape, np.int64)
             arrays["token_type_ids"][mask] = self.token_type_ids[flat_positions]
-        return {name: torch.from_numpy(array) for name, array in arrays.items()}
+        return arrays
 
 
 def _flat(lists: Any, lengths: list[int]) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Exit criteria: when inference stops for a sample. One file per criterion; torch is imported only when one runs.
+"""Exit criteria: when inference stops for a sample. One file per criterion, for torch tensors and NumPy arrays alike.
 
 Another package adds its own by an entry point of the group ``leebert.criteria`` or by ``CRITERIA.register(criterion)``.
 """

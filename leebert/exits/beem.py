@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
 
+from leebert.exits.arrays import Array, float32, namespace, softmax
 from leebert.exits.criterion import Criterion
 
-if TYPE_CHECKING:
-    import torch
-
-    #: Class and score of each sample at the previous exit, and the number of previous exits, (B,) each.
-    Score = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+#: Class and score of each sample at the previous exit, and the number of previous exits, (B,) each.
+Score = tuple[Array, Array, Array]
 
 #: Increase of an exit's weight per exit: w_i = 0.4 (i − 1), i from 1.
 STEP = 0.4
@@ -29,20 +26,19 @@ class BEEM:
 
     threshold: float
 
-    def measure(self, logits: torch.Tensor, state: Score | None) -> tuple[torch.Tensor, Score]:
+    def measure(self, logits: Array, state: Score | None) -> tuple[Array, Score]:
         """Compute scores, (B,)."""
-        import torch
-
-        predicted = logits.argmax(dim=-1)
-        confidence = logits.float().softmax(dim=-1).amax(dim=-1)
+        xp = namespace(logits)
+        predicted = xp.argmax(logits, axis=-1)
+        confidence = xp.max(softmax(logits), axis=-1)
         if state is None:
-            state = predicted, torch.zeros_like(confidence), torch.zeros_like(predicted)
+            state = predicted, xp.zeros_like(confidence), xp.zeros_like(predicted)
         previous, score, depth = state
-        contribution = STEP * depth * confidence
-        score = torch.where(predicted == previous, score + contribution, contribution)
+        contribution = STEP * float32(depth) * confidence
+        score = xp.where(predicted == previous, score + contribution, contribution)
         return score, (predicted, score, depth + 1)
 
-    def step(self, logits: torch.Tensor, state: Score | None) -> tuple[torch.Tensor, Score]:
+    def step(self, logits: Array, state: Score | None) -> tuple[Array, Score]:
         """The state is that of `measure`."""
         score, state = self.measure(logits, state)
         return score >= self.threshold, state

@@ -3,11 +3,30 @@
 from __future__ import annotations
 
 import warnings
+from typing import Protocol
 
-from leebert.config import ExitConfig
 from leebert.errors import ConfigError
 from leebert.exits import CRITERIA, FULL_MODEL, threshold_problem, with_threshold, without_patience
-from leebert.exits.criterion import Criterion
+from leebert.exits.criterion import Criterion, ExitCriterion
+
+
+class ExitParameters(Protocol):
+    """The exit criterion with its parameters, as configurations and exported models hold it.
+
+    Attributes:
+        criterion: Name of the exit criterion.
+        threshold: Its threshold; None: the default, or it has none.
+        patience: Its second parameter; None: the default, or it has none.
+    """
+
+    @property
+    def criterion(self) -> str: ...
+
+    @property
+    def threshold(self) -> float | None: ...
+
+    @property
+    def patience(self) -> int | None: ...
 
 
 def choosable(criterion: str) -> Criterion:
@@ -57,6 +76,33 @@ def check_criterion(criterion: str, patience: int | None, num_exits: int) -> Non
         )
 
 
+def check_numpy(name: str, criterion: ExitCriterion, num_classes: int) -> None:
+    """Refuse a criterion that does not work on NumPy arrays, as exported models need it.
+
+    Args:
+        name: Its name.
+        criterion: The criterion at a threshold.
+        num_classes: K.
+
+    Raises:
+        ConfigError: Its `step` fails on NumPy arrays, or returns others.
+    """
+    import numpy as np
+
+    logits, state = np.eye(num_classes, dtype=np.float32), None
+    try:
+        for _ in range(2):
+            exited, state = criterion.step(logits, state)
+            if not isinstance(exited, np.ndarray) or exited.dtype != np.bool_:
+                raise TypeError(f"step returned {type(exited).__name__}")
+    except Exception as error:  # whatever another package does
+        origin = CRITERIA.origin(name)
+        raise ConfigError(
+            f"exit criterion {name!r}{f' of {origin}' if origin else ''} works on torch tensors only, and exported models "
+            f"have NumPy arrays ({type(error).__name__}: {error}); write it with leebert.exits.arrays, or choose another"
+        ) from None
+
+
 def check_classes(criterion: str, num_classes: int) -> None:
     """Refuse a criterion that compares classes for a model with one output per exit.
 
@@ -75,7 +121,7 @@ def check_classes(criterion: str, num_classes: int) -> None:
         )
 
 
-def check_threshold(exits: ExitConfig, num_exits: int, num_classes: int) -> None:
+def check_threshold(exits: ExitParameters, num_exits: int, num_classes: int) -> None:
     """Refuse exits that do not suit a model of M exits and K classes.
 
     Args:
@@ -94,7 +140,7 @@ def check_threshold(exits: ExitConfig, num_exits: int, num_classes: int) -> None
             raise ConfigError(problem)
 
 
-def warn_if_unreachable(exits: ExitConfig, num_exits: int) -> None:
+def warn_if_unreachable(exits: ExitParameters, num_exits: int) -> None:
     """Warn if no sample can meet a criterion before the last exit: a patience, or a sum over exits, too high for M."""
     row = CRITERIA.get(exits.criterion)
     if row is None or not row.several:

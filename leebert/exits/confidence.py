@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
 
+from leebert.exits.arrays import Array, namespace, softmax
 from leebert.exits.criterion import Criterion
-
-if TYPE_CHECKING:
-    import torch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,11 +14,11 @@ class Confidence:
 
     threshold: float
 
-    def measure(self, logits: torch.Tensor, state: None) -> tuple[torch.Tensor, None]:
+    def measure(self, logits: Array, state: None) -> tuple[Array, None]:
         """Compute the largest probabilities, (B,)."""
-        return logits.float().softmax(dim=-1).amax(dim=-1), None
+        return namespace(logits).max(softmax(logits), axis=-1), None
 
-    def step(self, logits: torch.Tensor, state: None) -> tuple[torch.Tensor, None]:
+    def step(self, logits: Array, state: None) -> tuple[Array, None]:
         """There is no state."""
         return self.measure(logits, state)[0] >= self.threshold, None
 

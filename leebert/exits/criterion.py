@@ -1,6 +1,7 @@
 """An exit criterion as data: the meaning and range of its threshold, its constructor, and its label and colour.
 
-The modules of criteria need no torch, so that configurations are checked and tables made without it.
+A criterion is written once for torch tensors, NumPy arrays and others (:mod:`leebert.exits.arrays`). Its module imports no
+torch, so that exported models run, configurations are checked and tables are made without it.
 """
 
 from __future__ import annotations
@@ -8,23 +9,25 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
-if TYPE_CHECKING:
-    import torch
+from leebert.exits.arrays import Array
 
 #: Relative tolerance above the upper end of a threshold's range: in float32 a sample whose classes are equally likely exceeds ln K.
 THRESHOLD_SLACK = 1e-5
 
-#: A criterion's memory of each sample still in the model: tensors whose first dimension is the sample, tuples of these, or
+#: A criterion's memory of each sample still in the model: arrays whose first dimension is the sample, tuples of these, or
 #: None.
 CriterionState = Any
 
 
 class ExitCriterion(Protocol):
-    """A criterion at one threshold, stepped from exit to exit. The state is passed and returned, nothing is kept in the object."""
+    """A criterion at one threshold, stepped from exit to exit. The state is passed and returned, nothing is kept in the object.
 
-    def step(self, logits: torch.Tensor, state: CriterionState) -> tuple[torch.Tensor, CriterionState]:
+    Logits and state are arrays of one kind: torch tensors in training, NumPy arrays in exported models.
+    """
+
+    def step(self, logits: Array, state: CriterionState) -> tuple[Array, CriterionState]:
         """Decide which samples exit.
 
         Args:
@@ -41,7 +44,7 @@ class ExitCriterion(Protocol):
 class Measured(ExitCriterion, Protocol):
     """A criterion that compares a real number with its threshold."""
 
-    def measure(self, logits: torch.Tensor, state: CriterionState) -> tuple[torch.Tensor, CriterionState]:
+    def measure(self, logits: Array, state: CriterionState) -> tuple[Array, CriterionState]:
         """Compute the number that is compared with the threshold; it does not depend on the threshold.
 
         Args:
@@ -49,7 +52,7 @@ class Measured(ExitCriterion, Protocol):
             state: What `measure` returned at the exit before; a state of its own, None at the first exit.
 
         Returns:
-            (B,) float32, and the state for the next exit.
+            (B,) float32 of the same kind of array, and the state for the next exit.
         """
         ...
 
@@ -69,7 +72,7 @@ class Criterion:
         source: Who published it, or `ours`.
         thresholds: The values of the threshold, in words, for tables.
         earliest: The first exit at which a sample can exit, in words, for tables.
-        make: The criterion to step, from the threshold (0 without one), the patience (1 without one) and K. It imports torch.
+        make: The criterion to step, from the threshold (0 without one), the patience (1 without one) and K.
         span: From M and K, the thresholds between which samples exit neither all at the earliest exit nor all at the last
             exit. None: it has no threshold.
         top: The upper end of the span in words; `{high}`, `{exits}` and `{classes}` are filled in.

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import TYPE_CHECKING
 
+from leebert.exits.arrays import Array, log_softmax, namespace
 from leebert.exits.criterion import Criterion
-
-if TYPE_CHECKING:
-    import torch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,18 +26,18 @@ class Entropy:
         """FastBERT's uncertainty in [0, 1]: entropy / ln K < threshold."""
         return cls(threshold, math.log(num_classes))
 
-    def measure(self, logits: torch.Tensor, state: None) -> tuple[torch.Tensor, None]:
+    def measure(self, logits: Array, state: None) -> tuple[Array, None]:
         """(B,) entropies in units of `unit`."""
         return self._nats(logits) / self.unit, None
 
-    def step(self, logits: torch.Tensor, state: None) -> tuple[torch.Tensor, None]:
+    def step(self, logits: Array, state: None) -> tuple[Array, None]:
         """There is no state."""
         return self._nats(logits) < self.threshold * self.unit, None
 
     @staticmethod
-    def _nats(logits: torch.Tensor) -> torch.Tensor:
-        log_p = logits.float().log_softmax(dim=-1)
-        return -(log_p.exp() * log_p).sum(dim=-1)
+    def _nats(logits: Array) -> Array:
+        xp, log_p = namespace(logits), log_softmax(logits)
+        return -xp.sum(xp.exp(log_p) * log_p, axis=-1)
 
 
 CRITERION = Criterion(

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import TYPE_CHECKING
 
+from leebert.exits.arrays import Array, log_softmax, namespace
 from leebert.exits.criterion import Criterion
-
-if TYPE_CHECKING:
-    import torch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,27 +26,22 @@ class FPABEE:
     threshold: float
     patience: int
 
-    def measure(self, logits: torch.Tensor, state: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+    def measure(self, logits: Array, state: Array | None) -> tuple[Array, Array]:
         """(B,) divergences from the previous exit, whose (B, K) log-probabilities are the state; infinite at the first exit."""
-        import torch
-
-        log_p = logits.float().log_softmax(dim=-1)
+        xp, log_p = namespace(logits), log_softmax(logits)
         if state is None:
-            return torch.full_like(log_p[:, 0], math.inf), log_p
-        log_middle = torch.logaddexp(log_p, state) - math.log(2)
-        both = log_p.exp() * (log_p - log_middle) + state.exp() * (state - log_middle)
+            return xp.full_like(log_p[:, 0], math.inf), log_p
+        log_middle = xp.logaddexp(log_p, state) - math.log(2)
+        both = xp.exp(log_p) * (log_p - log_middle) + xp.exp(state) * (state - log_middle)
         # Rounding may put it a little outside: below 0, samples would exit at a threshold of 0.
-        return (both.sum(dim=-1) / 2).clamp(0.0, math.log(2)), log_p
+        return xp.clip(xp.sum(both, axis=-1) / 2, 0.0, math.log(2)), log_p
 
-    def step(
-        self, logits: torch.Tensor, state: tuple[torch.Tensor, torch.Tensor] | None
-    ) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:
+    def step(self, logits: Array, state: tuple[Array, Array] | None) -> tuple[Array, tuple[Array, Array]]:
         """The state is the (B, K) log-probabilities of the exit before and the counter, (B,)."""
-        import torch
-
-        previous, counter = state if state is not None else (None, torch.zeros_like(logits[:, 0], dtype=torch.float32))
+        xp = namespace(logits)
+        previous, counter = state if state is not None else (None, xp.zeros_like(logits[:, 0], dtype=xp.float32))
         divergence, log_p = self.measure(logits, previous)
-        counter = torch.where(divergence < self.threshold, counter + 1, 0)
+        counter = xp.where(divergence < self.threshold, counter + 1, 0)
         return counter >= self.patience, (log_p, counter)
 
 

@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
 
+from leebert.exits.arrays import Array, namespace
 from leebert.exits.criterion import Criterion
-
-if TYPE_CHECKING:
-    import torch
 
 
 @dataclasses.dataclass(frozen=True)
 class Never:
     """No sample exits early."""
 
-    def step(self, logits: torch.Tensor, state: None) -> tuple[torch.Tensor, None]:
+    def step(self, logits: Array, state: None) -> tuple[Array, None]:
         """There is no state."""
-        import torch
-
-        return torch.zeros_like(logits[:, 0], dtype=torch.bool), None
+        xp = namespace(logits)
+        return xp.zeros_like(logits[:, 0], dtype=xp.bool), None
 
 
 CRITERION = Criterion(

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
 
+from leebert.exits.arrays import Array, namespace
 from leebert.exits.criterion import Criterion
-
-if TYPE_CHECKING:
-    import torch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,18 +16,15 @@ class Patience:
 
     patience: int
 
-    def step(
-        self, logits: torch.Tensor, state: tuple[torch.Tensor, torch.Tensor] | None
-    ) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:
+    def step(self, logits: Array, state: tuple[Array, Array] | None) -> tuple[Array, tuple[Array, Array]]:
         """The state is the class at the exit before and the counter, (B,) each."""
-        import torch
-
-        predicted = logits.argmax(dim=-1)  # (B,)
+        xp = namespace(logits)
+        predicted = xp.argmax(logits, axis=-1)  # (B,)
         if state is None:
-            counter = torch.zeros_like(predicted)
+            counter = xp.zeros_like(predicted)
         else:
             previous, counter = state
-            counter = torch.where(predicted == previous, counter + 1, 0)
+            counter = xp.where(predicted == previous, counter + 1, 0)
         return counter >= self.patience, (predicted, counter)
 
 

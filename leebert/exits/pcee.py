@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
 
+from leebert.exits.arrays import Array, namespace
 from leebert.exits.criterion import Criterion
 from leebert.exits.entropy import Entropy
-
-if TYPE_CHECKING:
-    import torch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,17 +24,16 @@ class PCEE:
     entropy: Entropy
     patience: int
 
-    def measure(self, logits: torch.Tensor, state: None) -> tuple[torch.Tensor, None]:
+    def measure(self, logits: Array, state: None) -> tuple[Array, None]:
         """(B,) normalised entropies."""
         return self.entropy.measure(logits, state)
 
-    def step(self, logits: torch.Tensor, state: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+    def step(self, logits: Array, state: Array | None) -> tuple[Array, Array]:
         """The state is the counter, (B,)."""
-        import torch
-
+        xp = namespace(logits)
         certain, _ = self.entropy.step(logits, None)
-        counter = torch.zeros_like(certain, dtype=torch.long) if state is None else state
-        counter = torch.where(certain, counter + 1, 0)
+        counter = xp.zeros_like(certain, dtype=xp.int64) if state is None else state
+        counter = xp.where(certain, counter + 1, 0)
         return counter >= self.patience, counter
 
 

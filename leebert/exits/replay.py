@@ -5,18 +5,15 @@ Early-exit inference uses the same criterion objects, so that replay and inferen
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import importlib.util
 
 import numpy as np
 
-from leebert.config import ExitConfig
 from leebert.deprecated import renamed_arguments
 from leebert.exits import CRITERIA
+from leebert.exits.arrays import Array, namespace
 from leebert.exits.checks import threshold_and_patience
 from leebert.exits.criterion import CriterionState, ExitCriterion, Measured
-
-if TYPE_CHECKING:  # commands that read best files or results start without torch
-    import torch
 
 
 def make_criterion(
@@ -37,13 +34,21 @@ def make_criterion(
     Raises:
         ValueError: The criterion does not exist, or a parameter is out of its range.
     """
+    from leebert.config import ExitConfig  # exported models run without pydantic
+
     exits = ExitConfig.model_validate({"criterion": name, "threshold": threshold, "patience": patience})
     parameters = threshold_and_patience(name, exits.threshold, exits.patience, num_exits)
     return CRITERIA[name].make(*parameters, num_classes)
 
 
-def _tensor(logits: np.ndarray) -> torch.Tensor:
-    """Convert logits to a tensor; read-only memory is copied, since torch warns about it."""
+def _array(logits: np.ndarray) -> Array:
+    """Convert recorded logits to the arrays with which the model ran, so that replay and inference agree also at ties.
+
+    Where torch is installed these are tensors, else the logits themselves. Read-only memory is copied, since torch warns
+    about it.
+    """
+    if importlib.util.find_spec("torch") is None:
+        return logits
     import torch
 
     return torch.from_numpy(np.require(logits, requirements="W"))
@@ -59,16 +64,15 @@ def measured(criterion: Measured, logits: np.ndarray) -> np.ndarray:
     Returns:
         (M, N) float32.
     """
-    import torch
-
     values, state = [], None
-    for at_exit in _tensor(logits):
-        value, state = criterion.measure(at_exit, state)
+    arrays = _array(logits)
+    for exit_ in range(len(logits)):
+        value, state = criterion.measure(arrays[exit_, ...], state)
         values.append(value)
-    return torch.stack(values).numpy()
+    return np.asarray(namespace(arrays).stack(values))
 
 
-def exit_indices(criterion: ExitCriterion, logits: torch.Tensor) -> torch.Tensor:
+def exit_indices(criterion: ExitCriterion, logits: Array) -> Array:
     """Compute the exit of each sample.
 
     Args:
@@ -78,15 +82,13 @@ def exit_indices(criterion: ExitCriterion, logits: torch.Tensor) -> torch.Tensor
     Returns:
         (N,) exit of each sample, from 0; the last exit for samples that do not exit early.
     """
-    import torch
-
-    exits = logits.unbind(0)  # M is constant, and N can vary in an exported model
-    last = len(exits) - 1
-    exit_index = torch.full_like(exits[0][:, 0], last, dtype=torch.int64)
+    xp = namespace(logits)
+    last = logits.shape[0] - 1  # M is constant, and N can vary in an exported model
+    exit_index = xp.full_like(logits[0, :, 0], last, dtype=xp.int64)
     state: CriterionState = None
-    for exit_, at_exit in enumerate(exits[:-1]):
-        exited, state = criterion.step(at_exit, state)
-        exit_index = torch.where(exited & (exit_index == last), exit_, exit_index)
+    for exit_ in range(last):
+        exited, state = criterion.step(logits[exit_, ...], state)
+        exit_index = xp.where(exited & (exit_index == last), exit_, exit_index)
     return exit_index
 
 
@@ -101,4 +103,4 @@ def replay(criterion: ExitCriterion, logits: np.ndarray) -> np.ndarray:
     Returns:
         (N,) exit of each sample, from 0.
     """
-    return exit_indices(criterion, _tensor(logits)).numpy()
+    return np.asarray(exit_indices(criterion, _array(logits)))
