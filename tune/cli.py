@@ -927,4 +927,15 @@ def _print_reproduced(made: Any, json_: bool) -> None:
 
 def main() -> None:
     """Run the console script."""
-    console.run(app, timestamps=True)
+    try:
+        console.run(app, timestamps=True)
+    finally:
+        _stop_ray()
+
+
+def _stop_ray() -> None:
+    """Stop Ray where a terminal shows it: at the end of the process, Ray would stop silently, which takes seconds."""
+    ray = sys.modules.get("ray")
+    if ray is not None and getattr(ray, "is_initialized", bool)():
+        with live.display("stopping Ray"):
+            ray.shutdown()
