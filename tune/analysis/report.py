@@ -18,11 +18,12 @@ from tune.analysis.importance import FORESTS, LEAST, TOGETHER, TOP_LEAST, import
 from tune.analysis.labels import algorithm_label, short_names
 from tune.analysis.learned import conclusion
 from tune.analysis.overview import count_states, majority_note, summary, without_unlearned
+from tune.analysis.stats import USEFUL
 from tune.analysis.sweeps import SweepPool
 from tune.analysis.tradeoff import RankingObjective, curves_or_none, pareto
 from tune.analysis.verdict import choose_sides
 from tune.analysis.verdict_html import add_verdict
-from tune.analysis.wording import span
+from tune.analysis.wording import others_in_words, runs_in_words, span
 from tune.space import SweepSpec
 from tune.space.values import Range, Values
 from tune.store.curves import FEWEST, layers_needed, stored
@@ -44,7 +45,7 @@ def sweep_page(folder: SweepFolder) -> HtmlPage:
         page.text(f"{pool.unfinished[0].upper()}{pool.unfinished[1:]}: the results are preliminary.")
     replayed: dict[CellKey, Tradeoff] = {}
     if not completed(state.history()):
-        page.text("No configuration has finished all its runs yet.")
+        page.text(f"No configuration has finished all its runs{' yet' if pool.unfinished else ''}.")
     else:
         replayed = curves_or_none(folder.path, _with_curves(state), folder.manifest["metric"])
         comparisons = _comparisons(pool, replayed)
@@ -154,7 +155,7 @@ def _chosen(page: HtmlPage, pool: SweepPool, replayed: Mapping[CellKey, Tradeoff
     top, names = best(history), _names(state.history())
     page.heading("Best")
     page.text(
-        f"{names[top.id]}: {100 * score(top).mean:.2f} over {len(top.scores)} runs "
+        f"{names[top.id]}: {100 * score(top).mean:.2f} over {runs_in_words(len(top.scores))} "
         "(cross-validated mean over exits, in per cent)."
     )
     if margins:
@@ -162,12 +163,11 @@ def _chosen(page: HtmlPage, pool: SweepPool, replayed: Mapping[CellKey, Tradeoff
     if layers := _layers(state, top.id, replayed):
         page.text(f"Layers needed: {layers} ({FEWEST}).")
     page.table(_exits({"score": (top,)}, pool))
-    page.text(
-        "95 % CI by the corrected resampled t over runs. The configuration was selected as the best, so its scores are "
-        "optimistic."
-    )
+    few = len(top.scores) < USEFUL
+    interval = "Too few runs for intervals" if few else "95 % CI by the corrected resampled t over runs"
+    page.text(f"{interval}. The configuration was selected as the best, so its scores are optimistic.")
     near = [r for r in one_standard_error(history) if r.configuration.id != top.id]
-    page.text(f"{len(near)} other configuration(s) are within one standard error of it.")
+    page.text(f"{others_in_words(len(near))} within one standard error of it.")
     if near:
         rest = ((names[r.configuration.id], f"{100 * r.score.mean:.2f}") for r in near)
         page.table([("configuration", "score"), *rest])

@@ -28,6 +28,7 @@ from tune.analysis.learned import ADVICE
 from tune.analysis.learned_weights import against_uniform, printed, recorded
 from tune.analysis.overview import placed
 from tune.analysis.still_weights import OmegaMoves, omega_moves
+from tune.analysis.wording import others_in_words
 from tune.models.best_file import CellLogits, content_digest, save_logits
 from tune.space.spec import data_config
 from tune.store.curves import layers_needed
@@ -353,7 +354,7 @@ def _print_excluded(choice: Selection, section: dict[str, Any], path: Path) -> N
 def _print_alternatives(choice: Selection, section: dict[str, Any], path: Path) -> None:
     """Print the configurations within one standard error, and those on the front of score against mean exit layer."""
     near = section["within_one_standard_error"]
-    sentence(f"{len(near) - 1} other configuration(s) are within one standard error")
+    sentence(f"{others_in_words(len(near) - 1)} within one standard error")
     if len(near) > 1:
         _print_configurations(
             choice, "layers: the smallest mean exit layer with a score at most one point below full depth", near, path
@@ -361,9 +362,9 @@ def _print_alternatives(choice: Selection, section: dict[str, Any], path: Path) 
     if "pareto" in section:
         # Each configuration once, from the fewest layers at which it is the best one.
         begins = [next(group) for _, group in itertools.groupby(section["pareto"]["points"], key=_origin)]
-        sentence(
-            f"{len({_origin(p) for p in begins})} configuration(s) are on the Pareto front of score against mean exit layer"
-        )
+        count = len({_origin(p) for p in begins})
+        verb = "s are" if count > 1 else " is"
+        sentence(f"{count} configuration{verb} on the Pareto front of score against mean exit layer")
         _print_configurations(
             choice,
             f"layers: where a configuration's part of the front begins, under {choice.objective.under}",
