@@ -127,7 +127,9 @@ def test_static_ranges_hold_for_any_segments_and_weights_of_7_bits_stay_below_64
     given = [{name: t.numpy() for name, t in texts(1, length, length).items()} for length in (4, 9, 20)]
     fine, whole = compose(pieces, (1, 2)), compose(pieces, (2,))
     ranges = measure_ranges(fine, given)
-    assert ranges == pytest.approx(measure_ranges(whole, given))
+    again = measure_ranges(whole, given)
+    assert ranges.keys() == again.keys()
+    assert np.allclose(list(ranges.values()), list(again.values()), atol=1e-5)
     assert set(ranges) == {name for graph in fine for name in activations(graph)}
     with torch.no_grad():
         expected = model.record(texts(1, 20, 20)).logits.numpy()
@@ -143,10 +145,15 @@ def test_static_ranges_hold_for_any_segments_and_weights_of_7_bits_stay_below_64
         assert most == (63 if reduced else 127)
 
 
+class Bessel(torch.nn.Module):
+    def forward(self, x):
+        return torch.special.bessel_j0(x)
+
+
 @pytest.mark.slow
-def test_an_operator_that_onnx_lacks_is_named_with_its_layer(monkeypatch):
+def test_an_operator_that_onnx_lacks_is_named_with_its_layer():
     model = model_of("bert", layers=2)
-    monkeypatch.setattr(model.backbone.encoder.layer[1].output.LayerNorm, "forward", torch.special.bessel_j0)
+    model.backbone.encoder.layer[1].output.LayerNorm = Bessel()
     with pytest.raises(
         ConfigError, match=r"^layer 2 can't be exported: ONNX has no operator for \S*bessel_j0\S*;[^\n]*$"
     ):
@@ -311,7 +318,8 @@ def test_built_in_criteria_take_arrays():
     assert all(command.takes_arrays(name, 3, 2) for name in CRITERIA.built_in)
 
 
-def test_the_validation_fold_of_training_is_reproduced(saved, tmp_path):
+def test_the_validation_fold_of_training_is_reproduced(saved, tmp_path, monkeypatch):
+    monkeypatch.setattr("leebert.export.samples.LEAST", 20)
     folder = tmp_path / "model"
     shutil.copytree(saved, folder)
     model, tokenizer = kind_of_saved(folder).load(folder)

@@ -115,7 +115,9 @@ def _trace_images(model: Any) -> Pieces:
     begin = _Call(lambda pixel_values: model.begin({"images": pixel_values}), model.preprocess, model.conv, model.norm)
     tracer = _Tracer(1)
     start = tracer.trace("the first convolution", begin, {"pixel_values": images}, STATES)
-    states, layers, exits = model.begin({"images": images}), [], []
+    states = model.begin({"images": images})
+    layers: list[onnx.ModelProto] = []
+    exits: list[onnx.ModelProto] = []
     for number, block in enumerate(model.blocks[: model.exit_layers[-1]], start=1):
         layers.append(tracer.trace(f"block {number}", _layer(block), {STATES: states}, STATES))
         states = block(states)
@@ -242,7 +244,7 @@ def _one_registry() -> Iterator[None]:
         yield
         return
     once = functools.cache(ONNXRegistry.from_torchlib)
-    ONNXRegistry.from_torchlib = staticmethod(once)  # type: ignore[method-assign,assignment]
+    ONNXRegistry.from_torchlib = staticmethod(once)  # type: ignore[method-assign]
     try:
         yield
     finally:
