@@ -928,7 +928,7 @@ def _print_reproduced(made: Any, json_: bool) -> None:
 def main() -> None:
     """Run the console script."""
     try:
-        console.run(app, timestamps=True)
+        console.run(app, timestamps=True, extra="sweep")
     finally:
         _stop_ray()
 
