@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from tune.serve.control import Controller, OperatingPoint, Reading, Settings
+from tune.serve.control import Controller, OperatingPoint, Reading
 
 #: The curve of a 6-layer encoder in int8 on MRPC: the full model, then thresholds up to a loss of one point.
 CURVE = tuple(

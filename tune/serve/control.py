@@ -25,13 +25,13 @@ class OperatingPoint:
     """A threshold of one exit criterion, and what it gives on the samples of the calibration.
 
     Attributes:
-        threshold: The threshold.
+        threshold: The threshold; None: the criterion has none, or its default.
         score: The score, a fraction.
         speed_up: The layer speed-up.
         milliseconds: Mean time per text at batch size 1.
     """
 
-    threshold: float
+    threshold: float | None
     score: float
     speed_up: float
     milliseconds: float

@@ -44,8 +44,8 @@ class Runner(Protocol):
         """Predict a batch: label, probability, exit_layer and layers_saved of each row."""
         ...
 
-    def exits_at(self, threshold: float) -> Any:
-        """The model's own exit criterion at a threshold; NaN: the model's own threshold."""
+    def exits_at(self, threshold: float | None) -> Any:
+        """The server's exit criterion at a threshold; None: at its own."""
         ...
 
     def describe(self, exits: Any) -> dict[str, Any]:
@@ -172,7 +172,8 @@ class Engine:
         metrics.set("busy_ratio", round(self._busy_share, 4))
         metrics.set("arrivals_per_second", round(control.rate_slow, 3))
         metrics.set("pace", round(control.pace, 4))
-        metrics.set("threshold", control.point.threshold)
+        if control.point.threshold is not None:
+            metrics.set("threshold", control.point.threshold)
         metrics.set("layer_speed_up", control.point.speed_up)
         metrics.set("point_milliseconds", control.point.milliseconds)
         metrics.set("score", control.point.score)

@@ -153,8 +153,8 @@ class _Client(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._buffer += data
-        head, found, body = self._buffer.partition(b"\r\n\r\n")
-        if not found or self._answer is None or self._answer.done():
+        head, complete, body = self._buffer.partition(b"\r\n\r\n")
+        if not complete or self._answer is None or self._answer.done():
             return
         lines = head.lower().split(b"\r\n")
         length = next((int(line[15:]) for line in lines if line.startswith(b"content-length:")), 0)
