@@ -22,16 +22,21 @@ from leebert.errors import ConfigError, DataError
 from leebert.evaluate import RecordedLogits, record_all
 from leebert.exits import with_threshold
 from leebert.exits.checks import choosable
+from leebert.exits.criterion import Criterion, ExitCriterion
+from leebert.exits.replay import make_criterion
 from leebert.files import parse_json, write_together
 from leebert.kinds import kind_of_model
+from leebert.latency import exit_milliseconds
 from leebert.majority import ADVICE
 from leebert.metrics import collapsed
+from leebert.milliseconds import ExitMilliseconds
 from leebert.operating_point import Aim, within_loss
 from leebert.runtime import Runtime
 from leebert.thresholds import (
     FILE,
     MISSED,
     Chosen,
+    attainable,
     check_speed_up,
     choose,
     curves,
@@ -41,7 +46,7 @@ from leebert.thresholds import (
     rows_needed,
     speed_up_interval,
 )
-from leebert.tradeoff import Tradeoff
+from leebert.tradeoff import Tradeoff, tradeoff
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,6 +63,8 @@ class Calibration:
         num_exits: M.
         curves: Layer speed-up by threshold, as in :func:`leebert.thresholds.curves`.
         single_class: Whether every exit predicts one class for all texts; the speed-up is then meaningless.
+        times: The wall-clock time up to each exit, if the aim is a time; else None.
+        milliseconds: The mean time per text at the model's new threshold, if the aim is a time.
     """
 
     own: Chosen
@@ -69,6 +76,8 @@ class Calibration:
     num_exits: int
     curves: dict[str, list[list[float]]]
     single_class: bool = False
+    times: ExitMilliseconds | None = None
+    milliseconds: float | None = None
 
     @property
     def chosen_on(self) -> str:
@@ -88,6 +97,7 @@ class Calibration:
             "source": self.source,
             "single_class": self.single_class,
             "chosen": chosen,
+            **({"milliseconds": self.milliseconds, "times": self.times.as_dict()} if self.times else {}),
         }
 
 
@@ -106,7 +116,8 @@ def calibrate(
 ) -> Calibration:
     """Run the texts once through all layers and choose the threshold of every criterion for an aim.
 
-    For a target speed-up, the threshold comes from the texts. For a largest drop in score, it comes from the model's validation
+    For a target speed-up, the threshold comes from the texts, and for a largest time per text, too: the time up to each exit is
+    measured on this machine, and the largest mean exit layer within it gives the layer speed-up. For a largest drop in score, it comes from the model's validation
     curves, since the texts have no labels; the texts then give its layer speed-up.
 
     Args:
@@ -114,7 +125,7 @@ def calibrate(
         tokenizer: Its tokenizer; None for images.
         texts: N texts or pairs of texts.
         source: Their name, for messages.
-        aim: The target layer speed-up, or the largest drop in score.
+        aim: The target layer speed-up, the largest drop in score, or the largest mean time per text.
         criterion: The exit criterion that becomes the model's own.
         runtime: Device and precision.
         validated: The model's validation curves (:func:`leebert.operating_point.saved_tradeoffs`).
@@ -133,30 +144,25 @@ def calibrate(
     own_row = choosable(criterion)
     patience = model.config.exit_patience if own_row.name == model.config.exit_strategy else None
     patience = own_row.counted(patience, model.num_exits)
+    recorded: RecordedLogits | None = None
+    cut, times = 0, None
     if aim.max_loss is not None:
         speed_up = within_loss(validated, own_row.name, patience, aim.max_loss).reached
+    elif aim.milliseconds is not None:
+        _check_count(texts, source, model, attainable(model.exit_layers, model.depth)[0])
+        recorded, cut, times = _recorded(
+            model, tokenizer, texts, source, runtime, batch_size, progress, _timed(own_row, patience, model)
+        )
+        assert times is not None
+        speed_up = times.speed_up_within(tradeoff(recorded, own_row.name, patience), aim.milliseconds)
     else:
         assert aim.speed_up is not None
         speed_up = check_speed_up(aim.speed_up, model.exit_layers, model.depth)
-    needed = rows_needed(speed_up, model.exit_layers, model.depth)
-    differing = len(set(texts))  # a repeated text adds no information
-    if differing < needed:
-        count = f"{differing} different texts" if texts else "no texts"
-        raise DataError(
-            f"{source}: {count}; a layer speed-up of {speed_up:g} with {model.depth} layers needs at least {needed} different "
-            f"texts, so that similar texts reach it within {MISSED:.0%}; add texts"
-        )
-    recorded, cut = _recorded(model, tokenizer, texts, source, runtime, batch_size, progress)
+    _check_count(texts, source, model, speed_up)
+    if recorded is None:
+        recorded, cut, _ = _recorded(model, tokenizer, texts, source, runtime, batch_size, progress)
     if aim.max_loss is not None:
-        own = _on(recorded, within_loss(validated, own_row.name, patience, aim.max_loss))
-        defaults = {
-            curve.criterion: curve for curve in reversed(validated)
-        }  # the first of each, at its default patience
-        chosen = {
-            name: _on(recorded, within_loss([curve], name, curve.patience, aim.max_loss))
-            for name, curve in defaults.items()
-        }
-        chosen = {name: chosen[name] for name in with_threshold() if name in chosen} | {own_row.name: own}
+        own, chosen = _within_loss(recorded, validated, own_row.name, patience, aim.max_loss)
     else:
         own = choose(recorded, own_row.name, speed_up, patience)
         chosen = {name: choose(recorded, name, speed_up) for name in with_threshold()} | {own_row.name: own}
@@ -165,7 +171,40 @@ def calibrate(
     expected = {name: speed_up_interval(recorded, name, one.threshold, one.patience) for name, one in chosen.items()}
     own_curves = curves(recorded, own.patience)
     single_class = bool(collapsed(recorded.logits).all())
-    return Calibration(own, chosen, expected, len(texts), cut, source, model.num_exits, own_curves, single_class)
+    mean = None if times is None else float(times.at_layers(model.depth / own.reached))
+    return Calibration(
+        own, chosen, expected, len(texts), cut, source, model.num_exits, own_curves, single_class, times, mean
+    )
+
+
+def _check_count(texts: Sequence[tuple[str, ...]], source: str, model: Any, speed_up: float) -> None:
+    """Raise DataError if there are too few different texts for a layer speed-up."""
+    needed = rows_needed(speed_up, model.exit_layers, model.depth)
+    differing = len(set(texts))  # a repeated text adds no information
+    if differing < needed:
+        count = f"{differing} different texts" if texts else "no texts"
+        raise DataError(
+            f"{source}: {count}; a layer speed-up of {speed_up:g} with {model.depth} layers needs at least {needed} different "
+            f"texts, so that similar texts reach it within {MISSED:.0%}; add texts"
+        )
+
+
+def _timed(row: Criterion, patience: int | None, model: Any) -> ExitCriterion:
+    """Make a criterion to time; any threshold will do, since timing lets no sample exit."""
+    exits, classes = model.num_exits, model.config.num_labels
+    return make_criterion(row.name, row.bounds(exits, classes)[0], patience, num_exits=exits, num_classes=classes)
+
+
+def _within_loss(
+    recorded: RecordedLogits, validated: Sequence[Tradeoff], name: str, patience: int | None, max_loss: float
+) -> tuple[Chosen, dict[str, Chosen]]:
+    """Choose the thresholds within a largest drop in score on the validation curves: the model's own, and all."""
+    own = _on(recorded, within_loss(validated, name, patience, max_loss))
+    defaults = {curve.criterion: curve for curve in reversed(validated)}  # the first of each, at its default patience
+    chosen = {
+        name: _on(recorded, within_loss([curve], name, curve.patience, max_loss)) for name, curve in defaults.items()
+    }
+    return own, {name: chosen[name] for name in with_threshold() if name in chosen} | {name: own}
 
 
 def _on(recorded: RecordedLogits, validated: Chosen) -> Chosen:
@@ -244,6 +283,11 @@ def print_calibration(folder: Path, calibration: Calibration, before: str) -> No
         )
         if not one.near:
             sentence(f"  {one.shortfall}")
+    if times := calibration.times:
+        sentence(
+            f"{calibration.milliseconds:.3g} ms per text on average, {times.exits[-1]:.3g} ms for all layers "
+            f"(at batch size 1 in {times.measured})"
+        )
     if calibration.cut:
         sentence(f"{calibration.cut} texts were truncated to the model's maximum length")
     sentence(f"{folder}: now uses exit criterion {calibration.own.name}, threshold {calibration.own.threshold:.6g}")
@@ -259,9 +303,13 @@ def _recorded(
     runtime: Runtime,
     batch_size: int,
     progress: Any,
-) -> tuple[RecordedLogits, int]:
+    timed: ExitCriterion | None = None,
+) -> tuple[RecordedLogits, int, ExitMilliseconds | None]:
+    """Record the logits of the texts; return also how many were truncated and, with `timed`, the time up to each exit."""
     columns = tuple(list(column) for column in zip(*texts, strict=True))
     examples = Examples(columns, None, np.arange(len(texts)), source)
     with tempfile.TemporaryDirectory() as folder:
         rows = kind_of_model(model).encode(model, tokenizer, examples, Path(folder) / "rows.arrow")
-        return record_all(model, rows, runtime, batch_size, progress=progress), int(rows.truncated)
+        recorded = record_all(model, rows, runtime, batch_size, progress=progress)
+        times = exit_milliseconds(model, rows, timed, runtime) if timed else None
+        return recorded, int(rows.truncated), times

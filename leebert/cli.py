@@ -24,6 +24,7 @@ from leebert.cli_options import (
     DataDir,
     Device,
     Json,
+    Latency,
     MaxLoss,
     Patience,
     Pooling,
@@ -324,10 +325,11 @@ def predict(
         ),
     ] = "-",
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Output file, .jsonl or .csv; stdout by default.")
+        Path | None, typer.Option("--out", "-o", help="Output file, .jsonl, .csv or .parquet; stdout by default.")
     ] = None,
     form: Annotated[
-        str | None, typer.Option("--format", help="jsonl or csv; by default the ending of --out, else jsonl.")
+        str | None,
+        typer.Option("--format", help="jsonl, csv or parquet; by default the ending of --out, else jsonl."),
     ] = None,
     text: Texts = None,
     glue: Annotated[
@@ -345,60 +347,94 @@ def predict(
     batch_size: BatchSize = 64,
     device: Device = "auto",
     precision: Precision = None,
+    threads: Annotated[
+        int | None,
+        typer.Option(min=1, help="CPU threads of each process; by default all cores, shared by --processes."),
+    ] = None,
+    processes: Annotated[int, typer.Option(min=1, help="Processes that predict, each with a copy of the model.")] = 1,
 ) -> None:
     """Predict label, probability and exit layer for each input."""
     if glue and (input_ != "-" or out or form or text):
         raise ConfigError("--glue reads the test split and names its files: leave out FILE, --out, --format and --text")
     if not glue and (data_dir or any_rows or fill):
         raise ConfigError("--data-dir, --any-rows and --fill need --glue FOLDER: add it, or leave them out")
-    form = (form or (out.suffix.lstrip(".") if out and out.suffix else "jsonl")).lower()
-    if form not in ("jsonl", "csv"):
-        raise ConfigError(f"--format {form}: should be jsonl or csv")
+    if glue and processes > 1:
+        raise ConfigError(f"--processes {processes}: --glue predicts in one process; leave out --processes")
+    from leebert.prediction_files import format_of
+    from leebert.predictor import PredictorOptions, threads_each
+
+    form = format_of(out, form)
     if glue:
         check_writable(glue, "--glue")
     elif out:
         check_file_writable(out, "--out")
     if not glue:
         _check_input(input_)
-    loaded, tokenizer = _load(model)
-    from leebert.config import ExitConfig, parse
-    from leebert.exits.checks import check_threshold, warn_if_unreachable
-    from leebert.exits.replay import make_criterion
-    from leebert.kinds import kind_of_model
-    from leebert.predict import majority_warning, save_predictions, write_predictions
-
-    values = loaded.config.exits.overridden(criterion=criterion, threshold=threshold, patience=patience)
-    exits = parse(ExitConfig, values, "--criterion/--threshold/--patience")
-    check_threshold(exits, loaded.num_exits, loaded.config.num_labels)
-    warn_if_unreachable(exits, loaded.num_exits)
-    exiting = make_criterion(
-        exits.criterion, exits.threshold, exits.patience, num_exits=loaded.num_exits,
-        num_classes=loaded.config.num_labels,
-    )  # fmt: skip
-    warning = majority_warning(model)
-    runtime = _runtime(loaded, precision, device)
-    loaded.to(runtime.device)
+    options = PredictorOptions(
+        model, criterion, threshold, patience, batch_size, device, precision, threads_each(threads, processes)
+    )
     if glue:
-        from leebert import submission
+        _submit(options, glue, data_dir, any_rows=any_rows, fill=fill)
+    else:
+        _predict(options, input_, out, form, text or (), processes)
 
-        written = submission.submit(
-            loaded, tokenizer, glue, exiting, runtime, source=data_dir, any_rows=any_rows, batch_size=batch_size,
-            progress=partial(live.track, what="samples"),
-        )  # fmt: skip
-        _warn(warning)
-        submission.print_submission(glue, written, loaded.depth, submission.fill(glue) if fill else [])
-        return
-    columns, rows = kind_of_model(loaded).predictions(
-        loaded, tokenizer, _source(input_), text or (), criterion=exiting, runtime=runtime, batch_size=batch_size,
-        progress=partial(live.track, what="samples") if out else iter,
+
+def _predictor(options: Any) -> Any:
+    """Load the model of `predict`."""
+    from leebert.predictor import load_predictor
+
+    with live.display("loading the model"):
+        return load_predictor(options)
+
+
+def _submit(options: Any, folder: Path, data_dir: str | None, *, any_rows: bool, fill: bool) -> None:
+    """Write the files of a GLUE submission."""
+    predictor = _predictor(options)
+    from leebert import submission
+    from leebert.predict import majority_warning
+
+    written = submission.submit(
+        predictor.model, predictor.tokenizer, folder, predictor.criterion, predictor.runtime, source=data_dir,
+        any_rows=any_rows, batch_size=options.batch_size, progress=partial(live.track, what="samples"),
     )  # fmt: skip
+    _warn(majority_warning(options.folder))
+    filled = submission.fill(folder) if fill else []
+    submission.print_submission(folder, written, predictor.model.depth, filled)
+
+
+def _predict(options: Any, input_: str, out: Path | None, form: str, columns: Sequence[str], processes: int) -> None:
+    """Predict a file or stdin window by window, into a file or stdout."""
+    predictor = _predictor(options)
+    from leebert.predict import majority_warning
+    from leebert.prediction_files import save_predictions, write_predictions
+    from leebert.predictor import predict_in_processes, predict_windows
+    from leebert.windows import Windows, arriving_lines
+
+    streams = input_ == "-"
+    source = arriving_lines(_source(input_)) if streams else Path(input_)
+    keys = predictor.columns
+    windows = Windows(predictor.inputs(source, columns), predictor.weight, rows=predictor.rows, streams=streams)
+    flush = sys.stdout.flush if out is None else lambda: None
+    if processes > 1:
+        del predictor  # each process loads its own
+        rows = predict_in_processes(options, windows, processes, flush)
+    else:
+        rows = predict_windows(predictor, windows, flush)
+    warning = majority_warning(options.folder)
     if out is None:
-        if not write_predictions(_warned(rows, warning), sys.stdout, form, columns):
+        if not write_predictions(_warned(rows, warning), sys.stdout, form, keys):
             print("0 predictions: no rows (the first line of a .csv or .tsv file is its header)", file=sys.stderr)
+        if sys.stdout.isatty():
+            _after_predictions(options.folder)
         return
-    if count := save_predictions(rows, out, form, columns):
+    if count := save_predictions(rows, out, form, keys):
         _warn(warning)
     print(f"{out}: {count} predictions", file=sys.stderr)
+    _after_predictions(options.folder)
+
+
+def _after_predictions(model: Path) -> None:
+    console.next_step(f"leebert calibrate {shlex.quote(str(model))} TEXTS --speed-up 2")
 
 
 def _warn(warning: str | None) -> None:
@@ -436,6 +472,7 @@ def methods(json_: Json = False) -> None:
         "cost: of a training step, by stage, relative to plain fine-tuning of the whole network. --json adds the differences "
         "from the publication and the options of each method."
     )
+    console.next_step("leebert train --task TASK --set training.algorithm=NAME --out FOLDER")
 
 
 @app.command(cls=Command)
@@ -445,6 +482,8 @@ def criteria(json_: Json = False) -> None:
 
     rows = [row.as_dict() for row in CRITERIA.values()]
     _print_rows(rows, json_, "criterion", lambda row: f"threshold {row['thresholds']}\n{row['source']}")
+    if not json_:
+        console.next_step("leebert predict MODEL FILE --criterion NAME --threshold NUMBER")
 
 
 @app.command(cls=Command)
@@ -453,6 +492,8 @@ def metrics(json_: Json = False) -> None:
     from leebert.metrics import METRICS
 
     _print_rows([row.as_dict() for row in METRICS.values()], json_, "metric", lambda row: row["source"])
+    if not json_:
+        console.next_step("leebert init FILE")
 
 
 def _print_rows(rows: list[dict[str, str]], json_: bool, title: str, more: Callable[[dict[str, str]], str]) -> None:
@@ -474,15 +515,19 @@ def calibrate(
     ],
     speed_up: SpeedUp = None,
     max_loss: MaxLoss = None,
+    latency: Latency = None,
     criterion: Criterion = None,
     text: Texts = None,
     batch_size: BatchSize = 64,
     device: Device = "auto",
     json_: Json = False,
 ) -> None:
-    """Calibrate the thresholds of a model on unlabelled texts, to hit a target layer speed-up or drop in score."""
-    if (speed_up is None) == (max_loss is None):
-        raise ConfigError("calibrate needs one target: give --speed-up RATIO or --max-loss POINTS")
+    """Calibrate the thresholds of a model on unlabelled texts, to hit a layer speed-up, drop in score or time per text."""
+    if [speed_up, max_loss, latency].count(None) != 2:
+        raise ConfigError("calibrate needs one target: give --speed-up RATIO, --max-loss POINTS or --latency 5ms")
+    from leebert.milliseconds import parse_milliseconds
+
+    milliseconds = None if latency is None else parse_milliseconds(latency, "--latency")
     _check_input(texts)
     check_writable(model, "model")
     loaded, tokenizer = _load(model)
@@ -497,7 +542,7 @@ def calibrate(
     calibration = choose(
         loaded, tokenizer, [row.values for row in texts_for(loaded.config.task, _source(texts), text or ())],
         "stdin" if texts == "-" else Path(texts).name,
-        Aim.of(max_loss, speed_up), criterion or loaded.config.exit_strategy, runtime,
+        Aim.of(max_loss, speed_up, milliseconds), criterion or loaded.config.exit_strategy, runtime,
         validated=saved_tradeoffs(read_curves(model, validated=True), loaded.exit_layers, loaded.depth), batch_size=batch_size,
         progress=partial(live.track, what="samples"),
     )  # fmt: skip

@@ -95,6 +95,12 @@ MaxLoss = Annotated[
 SpeedUp = Annotated[
     float | None, typer.Option(help="Target of the threshold: a layer speed-up, layers / mean exit layer, such as 2.")
 ]
+Latency = Annotated[
+    str | None,
+    typer.Option(
+        help="Target of the threshold: the largest mean time per sample at batch size 1, measured on this machine, such as 5ms."
+    ),
+]
 Experiment = Annotated[str | None, typer.Option(help="MLflow experiment; by default the sweep's own, or leebert-TASK.")]
 
 

@@ -17,6 +17,7 @@ from leebert.exits import FULL_MODEL
 from leebert.exits.criterion import ExitCriterion
 from leebert.exits.replay import make_criterion
 from leebert.inference import infer
+from leebert.milliseconds import ExitMilliseconds
 from leebert.record import Batch, SampleSet
 from leebert.runtime import Runtime
 from leebert.tradeoff import replay_point
@@ -25,6 +26,9 @@ ROUNDS = 3
 
 #: Rounds of :func:`time_exits`: the least, and the most if other processes disturb the measurement.
 LEAST_ROUNDS, MOST_ROUNDS = 4, 16
+
+#: Samples of :func:`exit_milliseconds`.
+TIMED = 20
 
 # A measurement counts as undisturbed if the thread ran on a processor for this share of the time, and the fastest even and
 # odd rounds differ by at most this share.
@@ -119,23 +123,24 @@ class ExitTimes(Generic[Key]):
 
 
 def time_exits(
-    models: Mapping[Key, tuple[Any, ExitCriterion]], batches: Sequence[Batch], runtime: Runtime
+    models: Mapping[Key, tuple[Any, ExitCriterion]], batches: Sequence[Batch], runtime: Runtime, most: int = MOST_ROUNDS
 ) -> ExitTimes[Key]:
     """Measure the time up to each exit's decision, for several models in alternation.
 
     Each sample runs through all layers. The time between two exits is the fastest of the rounds, which excludes disturbance by
-    other processes, and then the median over samples. There are :data:`LEAST_ROUNDS` to :data:`MOST_ROUNDS` rounds, until the
-    measurement counts as undisturbed.
+    other processes, and then the median over samples. There are :data:`LEAST_ROUNDS` to `most` rounds, until the measurement
+    counts as undisturbed.
 
     Args:
         models: By any key, a model in evaluation mode and the exit criterion to time.
         batches: Batches of one sample.
         runtime: Device and precision.
+        most: Most rounds.
     """
     # (2, N, M, 2), for even and odd rounds: the fastest wall-clock seconds, and the thread's seconds of that round.
     halves = {key: np.full((2, len(batches), model.num_exits, 2), np.inf) for key, (model, _) in models.items()}
     share, apart = 1.0, 0.0
-    for round_ in range(MOST_ROUNDS + 1):
+    for round_ in range(most + 1):
         for key, (model, criterion) in models.items():
             for sample, batch in enumerate(batches):
                 watch = _Stopwatch(criterion)
@@ -154,6 +159,33 @@ def time_exits(
                 break
     seconds = {key: np.median(half[..., 0].min(axis=0), axis=0).cumsum() for key, half in halves.items()}
     return ExitTimes(seconds, min(share, 1.0), apart)
+
+
+def exit_milliseconds(
+    model: Any, rows: SampleSet, criterion: ExitCriterion, runtime: Runtime, most: int = TIMED
+) -> ExitMilliseconds:
+    """Measure the time of one sample up to each exit's decision, at batch size 1 on this machine.
+
+    Args:
+        model: A model in evaluation mode.
+        rows: The samples, of which some that are spread over the lengths are timed.
+        criterion: The exit criterion whose decisions are timed.
+        runtime: Device and precision.
+        most: Number of samples to time.
+
+    Returns:
+        The times, with what they were measured with.
+    """
+    order = np.argsort(np.asarray(rows.lengths), kind="stable")
+    index = order[np.linspace(0, len(order) - 1, min(most, len(order))).astype(int)]
+    times = time_exits({"": (model, criterion)}, [rows.collate([i]) for i in index], runtime, most=2 * LEAST_ROUNDS)
+    exits = 1000 * times.seconds[""]
+    layers = tuple(getattr(model, "exit_layers", range(1, model.num_exits + 1)))
+    mean = float(np.mean(np.asarray(rows.lengths)[index]))
+    length = "" if mean == 1 else f" of {mean:.0f} tokens on average"
+    described = f"PyTorch, {machine(runtime)}, {len(index)} samples{length}"
+    disturbed = times.share < _UNDISTURBED or times.apart > 5 * _STEADY
+    return ExitMilliseconds(tuple(exits.tolist()), layers, described, disturbed)
 
 
 def machine(runtime: Runtime) -> str:

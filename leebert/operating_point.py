@@ -40,32 +40,35 @@ class Aim:
         max_loss: Largest drop in score against the full model, as a fraction; None: not stated.
         speed_up: Layer speed-up, depth / mean exit layer; None: not stated. With `max_loss`, the fallback if no sample
             exits early with any threshold within that drop.
+        milliseconds: Largest mean wall-clock time per sample, which calibration measures; None: not stated.
     """
 
     max_loss: float | None = ALLOWED_LOSS
     speed_up: float | None = SPEED_UP
+    milliseconds: float | None = None
 
     @classmethod
-    def of(cls, max_loss: float | None = None, speed_up: float | None = None) -> Aim:
+    def of(cls, max_loss: float | None = None, speed_up: float | None = None, milliseconds: float | None = None) -> Aim:
         """Make an aim from the options of commands.
 
         Args:
             max_loss: Largest drop in score, in points (`--max-loss`); None: not given.
             speed_up: Target layer speed-up (`--speed-up`); None: not given.
+            milliseconds: Largest mean wall-clock time per sample (`--latency`); None: not given.
 
         Returns:
-            The aim; the default one if both are None.
+            The aim; the default one if all are None.
 
         Raises:
             ConfigError: The loss is not between 0 and 100 points, or the speed-up is below 1.
         """
-        if max_loss is None and speed_up is None:
+        if max_loss is None and speed_up is None and milliseconds is None:
             return cls()
         if max_loss is not None and not 0 <= max_loss <= 100:
             raise ConfigError(f"--max-loss {max_loss:g}: should be points of score between 0 and 100, such as 0.5")
         if speed_up is not None and not 1 <= speed_up < math.inf:
             raise ConfigError(f"--speed-up {speed_up:g}: should be a layer speed-up of at least 1, such as 2")
-        return cls(None if max_loss is None else max_loss / 100, speed_up)
+        return cls(None if max_loss is None else max_loss / 100, speed_up, milliseconds)
 
     def __str__(self) -> str:
         stated = []
@@ -73,6 +76,8 @@ class Aim:
             stated.append(f"at most {points(self.max_loss)} below the full model")
         if self.speed_up is not None:
             stated.append(f"a layer speed-up of {self.speed_up:g}")
+        if self.milliseconds is not None:
+            stated.append(f"at most {self.milliseconds:g} ms per sample")
         return ", else ".join(stated)
 
 

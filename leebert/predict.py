@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-import csv
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import islice
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from leebert.data.collate import TokenRows
 from leebert.data.readers import Columns, Row
 from leebert.data.tasks import get_task
-from leebert.data.texts import read_texts
-from leebert.errors import ConfigError, DataError
-from leebert.files import parse_json, replaced
+from leebert.data.texts import characters, read_texts
+from leebert.errors import ConfigError
+from leebert.files import parse_json
 from leebert.majority import AgainstMajority, margin_in_words
+from leebert.windows import Windows
 
-CHUNK = 256  # rows tokenised and predicted at a time
+#: Rows of a request that the service tokenises at a time.
+CHUNK = 256
+
+#: The columns of a prediction.
+COLUMNS = ("row", "label", "probability", "exit_layer")
 
 
 def predictions(
@@ -36,12 +38,35 @@ def predictions(
     Yields:
         For each row in order: its number, label, probability and exit layer (from 1).
     """
-    rows, first = iter(rows), 0
-    while chunk := list(islice(rows, CHUNK)):
-        encoded = encode(tokenizer, [row.values for row in chunk], model.config.max_length)
-        predicted = predict_encoded(model, tokenizer, encoded, criterion, runtime, batch_size, first)
-        yield from ({"row": row.number, **one} for row, one in zip(chunk, predicted, strict=True))
-        first += len(chunk)
+    first = 0
+    for window in Windows(rows, characters):
+        yield from predict_texts(model, tokenizer, window, criterion, runtime, batch_size, first)
+        first += len(window)
+
+
+def predict_texts(
+    model: Any, tokenizer: Any, rows: Sequence[Row], criterion: Any, runtime: Any, batch_size: int, first: int = 0
+) -> list[dict[str, Any]]:
+    """Predict one window of rows; texts that are too long are truncated.
+
+    Args:
+        model: A saved model in evaluation mode.
+        tokenizer: Its tokenizer.
+        rows: The texts.
+        criterion: The exit criterion at its threshold.
+        runtime: Device and precision.
+        batch_size: Samples per forward pass.
+        first: Number of the first row, for messages.
+
+    Returns:
+        For each row in order, the values of :data:`COLUMNS`.
+
+    Raises:
+        DataError: A token has no embedding in the model.
+    """
+    encoded = encode(tokenizer, [row.values for row in rows], model.config.max_length)
+    predicted = predict_encoded(model, tokenizer, encoded, criterion, runtime, batch_size, first)
+    return [{"row": row.number, **one} for row, one in zip(rows, predicted, strict=True)]
 
 
 def texts_for(task: Any, source: Path | Iterable[bytes | str], columns: Sequence[str] = ()) -> Iterator[Row]:
@@ -157,59 +182,3 @@ def majority_warning(folder: Path) -> str | None:
         if compared:
             return None
     return None
-
-
-#: The columns of a prediction.
-COLUMNS = ("row", "label", "probability", "exit_layer")
-
-
-def write_predictions(
-    rows: Iterable[dict[str, Any]], out: TextIO, form: str, columns: Sequence[str] = COLUMNS, *, partial: bool = True
-) -> int:
-    """Write predictions as JSONL or CSV.
-
-    Args:
-        rows: The predictions.
-        out: The output stream.
-        form: jsonl or csv.
-        columns: The columns of a prediction.
-        partial: Whether the output keeps earlier predictions if a later row is bad, as stdout does.
-
-    Returns:
-        The number of predictions.
-
-    Raises:
-        DataError: A row is bad; the message also names the rows without a prediction.
-    """
-    count = 0
-    writer = csv.DictWriter(out, columns, lineterminator="\n") if form == "csv" else None
-    if writer:
-        writer.writeheader()
-    try:
-        for row in rows:
-            if writer:
-                writer.writerow(row)
-            else:
-                out.write(json.dumps(row, ensure_ascii=False) + "\n")
-            count += 1
-    except DataError as error:
-        missing = f"no predictions from row {count} on" if count and partial else "no predictions were written"
-        raise DataError(f"{error} ({missing})") from None
-    return count
-
-
-def save_predictions(rows: Iterable[dict[str, Any]], path: Path, form: str, columns: Sequence[str] = COLUMNS) -> int:
-    """Write predictions to a file with :func:`write_predictions`; if that fails, an earlier file stays unchanged.
-
-    Args:
-        rows: The predictions.
-        path: The file; its folder is created if missing.
-        form: `jsonl` or `csv`.
-        columns: Keys of a prediction, in their order.
-
-    Returns:
-        Number of predictions.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with replaced(path, sync=False) as unfinished, open(unfinished, "w", encoding="utf-8", newline="") as f:
-        return write_predictions(rows, f, form, columns, partial=False)

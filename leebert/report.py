@@ -14,10 +14,12 @@ from leebert.console import sentence, table
 from leebert.evaluate import RecordedLogits, record_all
 from leebert.exits import named
 from leebert.exits.patience import default_patience
+from leebert.exits.replay import make_criterion
 from leebert.kinds import kind_of_model
-from leebert.latency import time_criteria
+from leebert.latency import TIMED, exit_milliseconds, time_criteria
 from leebert.majority import AgainstMajority, against_majority, in_words
 from leebert.metrics import per_exit
+from leebert.milliseconds import ExitMilliseconds
 from leebert.runtime import Runtime
 from leebert.tradeoff import SPEED_UP, replay_point, tradeoffs
 
@@ -81,7 +83,7 @@ def evaluate_split(
 
     Returns:
         The values of :func:`evaluation`, with `chosen` (one point for each of `exits`) or `own`, `truncated_rows`, and
-        `wall_clock`.
+        `wall_clock` and `milliseconds`, the time up to each exit; with these, every point has its own `milliseconds`.
     """
     with tempfile.TemporaryDirectory() as folder:
         rows = kind_of_model(model).encode(model, tokenizer, examples, Path(folder) / "rows.arrow")
@@ -98,7 +100,28 @@ def evaluate_split(
             nearest = result["at_speed_up"].values()
             near = [ExitConfig(**{key: p[key] for key in ExitConfig.model_fields}) for p in nearest]
             result["wall_clock"] = time_criteria(model, rows, recorded, metric, exits or near, runtime, timed_rows)
+            in_use = exits[0] if exits else model.config.exits
+            criterion = make_criterion(
+                in_use.criterion, in_use.threshold, in_use.patience, num_exits=model.num_exits,
+                num_classes=recorded.logits.shape[2],
+            )  # fmt: skip
+            timed = min(timed_rows, TIMED)
+            add_milliseconds(result, exit_milliseconds(model, rows, criterion, runtime, timed))
     return result
+
+
+def add_milliseconds(result: dict[str, Any], times: ExitMilliseconds) -> None:
+    """Add the mean wall-clock time per sample to every operating point of an evaluated split.
+
+    Args:
+        result: The values of :func:`evaluation`; changed in place.
+        times: The time up to each exit.
+    """
+    result["milliseconds"] = times.as_dict()
+    by_criterion = [*result["curves"].values(), *result["table"].values()]
+    single = [*result["within"].values(), *result["at_speed_up"].values(), *result.get("chosen", ())]
+    for point in [*(p for points in by_criterion for p in points), *single, *filter(None, [result.get("own")])]:
+        point["milliseconds"] = float(times.mean(point["exits"]))
 
 
 def print_stages(stages: Sequence[Mapping[str, Any]], length: float) -> None:
@@ -213,9 +236,10 @@ def print_evaluation(split: str, result: dict[str, Any], names: Sequence[str] = 
         threshold = "" if own["threshold"] is None else f", threshold {own['threshold']:.6g}"
         no_claim = ONE_LABEL if one_label(result) else NO_SPEED_UP
         speed = f"{own['speed_up']:.2f}× layer speed-up" if claims_speed_up(result) else no_claim
+        milliseconds = f", {own['milliseconds']:.3g} ms per sample" if "milliseconds" in own else ""
         sentence(
             f"the model's exit criterion {named(own['criterion'], own['patience'])}{threshold}: mean exit layer "
-            f"{own['layers']:.2f}, {speed}; score {100 * own['measures']['score']:.2f}"
+            f"{own['layers']:.2f}{milliseconds}, {speed}; score {100 * own['measures']['score']:.2f}"
         )
     times = result.get("wall_clock")
     if times and every:
@@ -265,14 +289,23 @@ def _print_every_criterion(console: Any, split: str, result: Mapping[str, Any], 
 
 def _print_exits(console: Any, split: str, result: Mapping[str, Any], measures: Sequence[str]) -> None:
     """Print a table of every exit's measures, their means, and the majority class's score."""
-    exits = result["exits"]
+    exits, times = result["exits"], result.get("milliseconds")
     rows: list[Sequence[str] | None] = [
-        (str(i + 1), *(f"{100 * exits[name][i]:.2f}" for name in measures)) for i in range(len(exits["score"]))
-    ]
-    rows += [None, ("mean", *(f"{100 * float(np.mean(exits[name])):.2f}" for name in measures))]
+        (
+            str(i + 1), *(f"{100 * exits[name][i]:.2f}" for name in measures),
+            *((f"{times['exits'][i]:.3g}",) if times else ()),
+        )
+        for i in range(len(exits["score"]))
+    ]  # fmt: skip
+    blank = ("",) if times else ()
+    rows += [None, ("mean", *(f"{100 * float(np.mean(exits[name])):.2f}" for name in measures), *blank)]
     if majority := result.get("majority"):
-        rows.append(("majority class", *([""] * (len(measures) - 1)), f"{100 * majority['score']:.2f}"))
-    console.print(table(("exit", *measures), rows, title=f"{split}: {result['rows']} samples, every exit", left=0))
+        rows.append(("majority class", *([""] * (len(measures) - 1)), f"{100 * majority['score']:.2f}", *blank))
+    columns = ("exit", *measures, *(("ms",) if times else ()))
+    console.print(table(columns, rows, title=f"{split}: {result['rows']} samples, every exit", left=0))
+    if times:
+        slow = "; other processes disturbed the measurement" if times["disturbed"] else ""
+        sentence(f"ms: wall-clock time per sample up to the exit, at batch size 1 in {times['measured']}{slow}")
 
 
 def _print_times(console: Any, split: str, times: Sequence[Mapping[str, Any]]) -> None:
@@ -295,19 +328,21 @@ def _print_points(
     """Print a table of points by criterion."""
     if len(measures) == 2:  # with one measure, the score is a copy of it
         measures = [name for name in measures if name != "score"]
+    timed = all("milliseconds" in p for points in by_criterion.values() for p in points)
     rows: list[Sequence[str] | None] = []
     for points in by_criterion.values():
         for p in points:
             threshold = f"{p['threshold']:.6g}"  # enough digits to reproduce the layers
+            # The saving, 1 - 1 / speed-up, gives way to the milliseconds, to fit 80 columns.
+            speed = f"{p['milliseconds']:.3g}" if timed else f"{100 * p['saving']:.1f}%"
             rows.append(
                 (
-                    named(p["criterion"], p["patience"]), threshold, f"{p['layers']:.2f}",
-                    f"{100 * p['saving']:.1f}%", f"{p['speed_up']:.2f}",
-                    *(f"{100 * p['measures'][name]:.2f}" for name in measures),
+                    named(p["criterion"], p["patience"]), threshold, f"{p['layers']:.2f}", speed,
+                    f"{p['speed_up']:.2f}", *(f"{100 * p['measures'][name]:.2f}" for name in measures),
                 )
             )  # fmt: skip
         if len(points) > 1:
             rows.append(None)
-    columns = ("criterion", "threshold", "layers", "saving", "speed-up", *measures)
+    columns = ("criterion", "threshold", "layers", "ms" if timed else "saving", "speed-up", *measures)
     # Lean, to fit 80 columns: a truncated threshold can't be copied.
     console.print(table(columns, rows, title=title, whole=len(columns), lean=True))

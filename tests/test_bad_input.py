@@ -690,8 +690,10 @@ def test_files_that_are_no_input(model, cli, tmp_path):
 @pytest.mark.parametrize(
     ("options", "parts"),
     [
-        (("--format", "xml"), ["--format xml", "jsonl or csv"]),
-        (("--out", "answers.txt"), ["txt", "jsonl or csv"]),
+        (("--format", "xml"), ["--format xml", "jsonl, csv or parquet"]),
+        (("--out", "answers.txt"), ["txt", "jsonl, csv or parquet"]),
+        (("--format", "parquet"), ["--format parquet: is for files only"]),
+        (("--glue", "g", "--processes", "2"), ["--processes 2: --glue predicts in one process"]),
         (("--criterion", "hope"), ["criterion", "patience"]),
         (("--criterion", "entropy"), ["needs a threshold"]),
         (("--criterion", "confidence", "--threshold", "2"), ["between 0 and 1"]),
@@ -756,9 +758,10 @@ def test_stdin_that_is_no_text(model, tmp_path):
         [SCRIPTS / "leebert", "predict", model], input=b"the\tcat\n\xff\n", capture_output=True, timeout=120
     )
     assert done.returncode == 1, done.stderr
+    assert json.loads(done.stdout)["row"] == 0, "lines before it have predictions"
     assert b"Traceback" not in done.stderr
-    assert done.stderr.startswith(b"error: stdin")
-    assert b"UTF-8" in done.stderr
+    assert b"\nerror: stdin, line 2: not UTF-8" in done.stderr
+    assert b"(no predictions from row 1 on)" in done.stderr
 
 
 def test_an_output_that_cannot_be_written_is_reported_before_the_work(model, place, cli):

@@ -10,6 +10,7 @@ from encoders import graded_rows
 from saved_models import LAYERS, save_model
 
 from leebert.evaluate import RecordedLogits
+from leebert.milliseconds import ExitMilliseconds
 from leebert.serving import Served
 from leebert.thresholds import MISSED, choose, layer_speed_up, rows_needed, speed_up_interval
 
@@ -107,6 +108,24 @@ def test_a_patience_of_the_models_own_has_its_curve_afterwards(place, model, cli
     assert {"pcee, patience 2", "pcee, patience 3"} <= set(found)
     answers = Served(model).predict(pd.read_csv(place / "texts.csv"), {"speed_up": 1.2})
     assert LAYERS / answers["exit_layer"].mean() == pytest.approx(1.2, rel=0.03)
+
+
+@pytest.mark.slow
+def test_a_largest_time_per_text_gives_the_slowest_threshold_within_it(place, model, cli, monkeypatch):
+    """With times that are proportional to layers, half of the time is a layer speed-up of 2."""
+    times = ExitMilliseconds(
+        tuple(float(i + 1) for i in range(LAYERS)), tuple(range(1, LAYERS + 1)), "PyTorch, made up"
+    )
+    monkeypatch.setattr("leebert.calibration.exit_milliseconds", lambda *_: times)
+    options = ("--criterion", "entropy", "--latency", f"{LAYERS / 2}ms")
+    ran = cli("leebert", "calibrate", model, place / "texts.csv", *options)
+    assert ran.code == 0, ran.err
+    assert f"ms per text on average, {LAYERS} ms for all layers (at batch size 1 in PyTorch, made up)" in ran.out
+    layers = layers_of(cli("leebert", "predict", model, place / "texts.csv")).mean()
+    assert layers == pytest.approx(LAYERS / 2, rel=0.03)
+    ran = cli("leebert", "calibrate", model, place / "texts.csv", "--criterion", "entropy", "--latency", "0.5ms")
+    assert ran.code == 1
+    assert "latency 0.5 ms: exit criterion entropy takes from 1 to 4 ms per sample" in ran.err
 
 
 def test_columns_of_other_names_and_texts_that_are_cut(place, model, cli, tmp_path):

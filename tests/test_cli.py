@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import quick
 from encoders import save_backbone, text_rows, write_task
 
 from leebert import recipe, train
@@ -101,7 +102,9 @@ def test_train_reports_what_each_stage_of_a_method_produced(place, cli, tmp_path
     assert stages["recovery"]["score"] == told["epochs"][-1]["score"]
 
 
-@pytest.mark.parametrize("algorithm", ["deebert", "shallow-deep", "pcee-bert", "f-pabee", "beem"])
+@pytest.mark.parametrize(
+    "algorithm", quick.only(["deebert", "f-pabee"], ["deebert", "shallow-deep", "pcee-bert", "f-pabee", "beem"])
+)
 def test_a_method_whose_criterion_needs_a_threshold_exits_at_half_of_the_layers(place, cli, tmp_path, algorithm):
     of_method = ("--set", f"training.algorithm={algorithm}", "--set", "training.max_epochs=1", "--speed-up", 2)
     ran = cli("leebert", "train", "--config", place / "run.yaml", "--out", tmp_path / "m", *of_method)
@@ -387,6 +390,9 @@ def test_evaluate_scores_all_exits_and_every_criterion_from_one_layer_to_all(eva
             assert p["speed_up"] == pytest.approx(LAYERS / p["layers"])
             executed = sum(layer * rows for layer, rows in enumerate(p["exits"], start=1))  # DeeBERT's Σ i·N_i
             assert p["saving"] == pytest.approx(1 - executed / (LAYERS * 40))
+            assert p["milliseconds"] == pytest.approx(np.dot(p["exits"], dev["milliseconds"]["exits"]) / 40)
+    assert dev["milliseconds"]["exits"] == sorted(dev["milliseconds"]["exits"])
+    assert dev["milliseconds"]["measured"].startswith("PyTorch, ")
     # The highest patience can never exit before the last; points go from the fastest to all layers.
     assert curves["patience"][-1]["exits"] == [0, 0, 0, 40]
     assert curves["patience"][-1]["measures"]["score"] == pytest.approx(accuracy[-1])

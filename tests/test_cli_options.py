@@ -46,6 +46,7 @@ DIFFER = {
     "--precision": "`verify` repeats what was recorded, so `auto` is no choice",
     "--seeds": "`refit` makes models, `reproduce` runs per method",
     "--speed-up": "`compare` compares at several",
+    "--threads": "of `predict` per process, of `verify` as they were recorded",
     "--tracking-uri": "commands on a finished sweep write where it wrote",
 }
 

@@ -300,7 +300,7 @@ def test_calibration_wants_one_aim(saved, cli):
     for options in ((), ("--speed-up", 2, "--max-loss", 1)):
         ran = cli("leebert", "calibrate", saved, saved.parent / "texts.csv", *options)
         assert ran.code == 1
-        assert "calibrate needs one target: give --speed-up RATIO or --max-loss POINTS" in ran.err
+        assert "calibrate needs one target: give --speed-up RATIO, --max-loss POINTS or --latency 5ms" in ran.err
 
 
 # Training.

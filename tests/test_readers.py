@@ -21,7 +21,7 @@ from leebert.data.sources import read_split
 from leebert.data.tasks import TASKS, own_task
 from leebert.data.texts import read_texts
 from leebert.errors import DataError
-from leebert.predict import write_predictions
+from leebert.prediction_files import write_predictions
 
 A_AND_B = Columns((("a",), ("b",)))
 

@@ -47,6 +47,11 @@ def checked(rows: Iterable[Row]) -> Iterator[Row]:
         yield row
 
 
+def characters(row: Row) -> int:
+    """Count the characters of a row of texts."""
+    return sum(map(len, row.values))
+
+
 def read_texts(source: Path | Iterable[bytes | str], columns: Columns, name: str = "") -> Iterator[Row]:
     """Read texts from a file or a stream.
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from itertools import islice
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -101,20 +100,17 @@ def _read_parquet(path: Path, column: str) -> Iterator[Image]:
             number += 1
 
 
-def image_predictions(
-    model: Any, images: Iterable[Image], criterion: Any, runtime: Any, batch_size: int
-) -> Iterator[dict[str, Any]]:
-    """Predict images by early-exit inference.
+def predict_images(model: Any, images: Sequence[Image], criterion: Any, runtime: Any) -> list[dict[str, Any]]:
+    """Predict a batch of images by early-exit inference.
 
     Args:
         model: A saved model in evaluation mode.
-        images: Encoded images.
+        images: B encoded images.
         criterion: The exit criterion.
         runtime: Device and precision.
-        batch_size: Images per forward pass.
 
-    Yields:
-        A prediction with the keys :data:`COLUMNS`, in the order of the images.
+    Returns:
+        B predictions with the keys :data:`COLUMNS`, in the order of the images.
 
     Raises:
         DataError: An image is damaged or of another size.
@@ -123,12 +119,11 @@ def image_predictions(
 
     from leebert.inference import infer
 
-    images = iter(images)
-    while chunk := list(islice(images, batch_size)):
-        pixels = np.stack([decode(image.file, model.config.image_size, image.place) for image in chunk])
-        result = infer(model, {"images": torch.from_numpy(pixels)}, criterion, runtime)
-        probability, label = torch.softmax(result.logits, -1).max(-1)
-        predictions = zip(chunk, label.tolist(), probability.tolist(), result.layers.tolist(), strict=True)
-        for image, k, p, layer in predictions:
-            values = (image.number, image.name, model.config.id2label[k], round(p, 6), layer)
-            yield dict(zip(COLUMNS, values, strict=True))
+    pixels = np.stack([decode(image.file, model.config.image_size, image.place) for image in images])
+    result = infer(model, {"images": torch.from_numpy(pixels)}, criterion, runtime)
+    probability, label = torch.softmax(result.logits, -1).max(-1)
+    predictions = zip(images, label.tolist(), probability.tolist(), result.layers.tolist(), strict=True)
+    return [
+        dict(zip(COLUMNS, (image.number, image.name, model.config.id2label[k], round(p, 6), layer), strict=True))
+        for image, k, p, layer in predictions
+    ]

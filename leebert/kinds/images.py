@@ -12,11 +12,12 @@ from leebert.errors import ConfigError
 from leebert.images.backbones import check_network
 from leebert.images.problem import ImageProblem
 from leebert.images.tasks import ImageTask
-from leebert.kinds.kind import Footprint, Progress
+from leebert.kinds.kind import Footprint
 from leebert.problem import Problem, Splits
 
 if TYPE_CHECKING:
     from leebert.images.arrays import ImageRows
+    from leebert.images.predict import Image
     from leebert.images.sources import ImageExamples
 
 
@@ -98,21 +99,28 @@ class Images:
 
         return decode_all(examples, model.config.image_size, path)
 
-    def predictions(
-        self,
-        model: Any,
-        tokenizer: None,
-        source: Any,
-        columns: Sequence[str],
-        *,
-        criterion: Any,
-        runtime: Any,
-        batch_size: int,
-        progress: Progress = iter,
-    ) -> tuple[tuple[str, ...], Iterator[dict[str, Any]]]:
-        from leebert.images.predict import COLUMNS, image_predictions, read_folder_or_file, read_list
+    @property
+    def prediction_columns(self) -> tuple[str, ...]:
+        from leebert.images.predict import COLUMNS
+
+        return COLUMNS
+
+    def window(self, batch_size: int) -> int:
+        return batch_size  # all images have the same size, so there is nothing to sort
+
+    def weight(self, sample: Image) -> int:
+        return len(sample.file)
+
+    def inputs(self, config: Any, source: Any, columns: Sequence[str]) -> Iterator[Image]:
+        from leebert.images.predict import read_folder_or_file, read_list
 
         if columns:
             raise ConfigError(f"--text {columns[0]}: applies to texts only, and this model takes images; omit it")
-        images = read_folder_or_file(source) if isinstance(source, Path) else read_list(source, "stdin")
-        return COLUMNS, image_predictions(model, progress(images), criterion, runtime, batch_size)
+        return read_folder_or_file(source) if isinstance(source, Path) else read_list(source, "stdin")
+
+    def predict(
+        self, model: Any, tokenizer: None, samples: Sequence[Image], *, criterion: Any, runtime: Any, batch_size: int
+    ) -> list[dict[str, Any]]:
+        from leebert.images.predict import predict_images
+
+        return predict_images(model, samples, criterion, runtime)

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from leebert.config import ExitConfig, ModelConfig, TrainConfig
 from leebert.problem import Problem, Splits
 from leebert.record import Batch, SampleSet
-
-#: Wraps an iteration, such as with a progress bar.
-Progress = Callable[[Iterable[Any]], Iterable[Any]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +43,7 @@ class Kind(Protocol):
         name: The plural in messages, such as `texts`.
         model_type: `model_type` in the config.json of saved models.
         served: Whether :mod:`leebert.serving` serves its models.
+        prediction_columns: Keys of a prediction, in their order.
     """
 
     @property
@@ -54,6 +52,8 @@ class Kind(Protocol):
     def model_type(self) -> str: ...
     @property
     def served(self) -> bool: ...
+    @property
+    def prediction_columns(self) -> tuple[str, ...]: ...
 
     def grouped(self, task: Any, group_by: Any) -> Any:
         """Return the task with another grouping of its samples.
@@ -240,35 +240,48 @@ class Kind(Protocol):
         """
         ...
 
-    def predictions(
-        self,
-        model: Any,
-        tokenizer: Any,
-        source: Any,
-        columns: Sequence[str],
-        *,
-        criterion: Any,
-        runtime: Any,
-        batch_size: int,
-        progress: Progress = iter,
-    ) -> tuple[tuple[str, ...], Iterator[dict[str, Any]]]:
-        """Predict the samples of a file, or of a stream's lines, one after the other.
+    def window(self, batch_size: int) -> int:
+        """Return the most samples that are predicted together, of which each forward pass takes `batch_size`."""
+        ...
+
+    def weight(self, sample: Any) -> int:
+        """Return the characters or bytes of a sample of :meth:`inputs`."""
+        ...
+
+    def inputs(self, config: Any, source: Any, columns: Sequence[str]) -> Iterator[Any]:
+        """Read the samples of a file, or of a stream's lines, for prediction.
+
+        Args:
+            config: The configuration of the saved model.
+            source: A path, or the lines of stdin.
+            columns: Names of the text columns; (): those of the task.
+
+        Yields:
+            The samples in order; they can be pickled.
+
+        Raises:
+            ConfigError: The kind has no text columns.
+            DataError: A sample is invalid; the message names its place.
+        """
+        ...
+
+    def predict(
+        self, model: Any, tokenizer: Any, samples: Sequence[Any], *, criterion: Any, runtime: Any, batch_size: int
+    ) -> list[dict[str, Any]]:
+        """Predict samples of :meth:`inputs`.
 
         Args:
             model: A saved model.
             tokenizer: Its tokenizer.
-            source: A path, or the lines of stdin.
-            columns: Names of the text columns; (): those of the task.
+            samples: The samples.
             criterion: The exit criterion.
             runtime: Device and precision.
             batch_size: Samples per forward pass.
-            progress: Wraps the iteration over samples.
 
         Returns:
-            The keys of a prediction, and the predictions in the order of the samples.
+            A prediction with the keys `prediction_columns` for each sample, in order.
 
         Raises:
-            ConfigError: The kind has no text columns.
             DataError: A sample is invalid; the message names its place.
         """
         ...

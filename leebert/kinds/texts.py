@@ -11,12 +11,15 @@ from typing import TYPE_CHECKING, Any, get_args
 from leebert.backbone_files import locate
 from leebert.config import ExitConfig, ModelConfig, Pooling, Precision, TrainConfig
 from leebert.data.tasks import Task, get_task
+from leebert.data.texts import characters
 from leebert.errors import CheckpointError, ConfigError
 from leebert.images.backbones import is_network
-from leebert.kinds.kind import Footprint, Progress
+from leebert.kinds.kind import Footprint
 from leebert.problem import Problem, Splits, TextProblem
+from leebert.windows import ROWS
 
 if TYPE_CHECKING:
+    from leebert.data.readers import Row
     from leebert.data.sources import Examples
     from leebert.data.tokens import TokenisedSplit
     from leebert.model import LeebertForSequenceClassification
@@ -131,22 +134,29 @@ class Texts:
         limits_of_encoder(model.backbone).check_rows(rows.tokens, examples.source, rows.row_ids)
         return rows
 
-    def predictions(
-        self,
-        model: Any,
-        tokenizer: Any,
-        source: Any,
-        columns: Sequence[str],
-        *,
-        criterion: Any,
-        runtime: Any,
-        batch_size: int,
-        progress: Progress = iter,
-    ) -> tuple[tuple[str, ...], Iterator[dict[str, Any]]]:
-        from leebert.predict import COLUMNS, predictions, texts_for
+    @property
+    def prediction_columns(self) -> tuple[str, ...]:
+        from leebert.predict import COLUMNS
 
-        rows = progress(texts_for(model.config.task, source, columns))
-        return COLUMNS, predictions(model, tokenizer, rows, criterion, runtime, batch_size)
+        return COLUMNS
+
+    def window(self, batch_size: int) -> int:
+        return max(ROWS, batch_size)
+
+    def weight(self, sample: Row) -> int:
+        return characters(sample)
+
+    def inputs(self, config: Any, source: Any, columns: Sequence[str]) -> Iterator[Row]:
+        from leebert.predict import texts_for
+
+        return texts_for(config.task, source, columns)
+
+    def predict(
+        self, model: Any, tokenizer: Any, samples: Sequence[Row], *, criterion: Any, runtime: Any, batch_size: int
+    ) -> list[dict[str, Any]]:
+        from leebert.predict import predict_texts
+
+        return predict_texts(model, tokenizer, samples, criterion, runtime, batch_size, samples[0].number)
 
 
 def load_text_model(folder: str | Path) -> tuple[LeebertForSequenceClassification, Any]:

@@ -9,13 +9,14 @@ from collections.abc import Mapping, Sequence
 from leebert.errors import ConfigError, LeebertError, SweepError
 from leebert.methods import METHODS
 from leebert.tradeoff import Tradeoff
+from tune.analysis.labels import short_names
 from tune.analysis.learned import ConfigurationMargin, margins_of, none_learned
 from tune.analysis.overview import UNFINISHED
 from tune.analysis.settings import uneven_settings
 from tune.analysis.sweeps import LoadedSweep, require_alike
 from tune.analysis.tradeoff import FrontPoint, RankingObjective, curves, pareto
 from tune.store.folder import SweepFolder
-from tune.store.history import CellKey, Configuration, describe
+from tune.store.history import CellKey, Configuration
 from tune.store.ledger import LedgerRecord
 from tune.store.ranking import Ranked, completed, one_standard_error, ranking
 
@@ -239,7 +240,7 @@ def _curves_of(
     if unreadable and objective.kind != "score":
         log.info(
             "note: not ranked, as validation logits of a run are missing or damaged: "
-            + "; ".join(describe(candidates[c.id].configuration.values) for c in unreadable)
+            + "; ".join(_short_names(candidates)[c.id] for c in unreadable)
         )
     return replayed, "", unreadable
 
@@ -279,6 +280,16 @@ def _warn_of_one_exit(sweeps: Sequence[LoadedSweep]) -> None:
         )
 
 
+def _short_names(candidates: Mapping[str, Candidate]) -> dict[str, str]:
+    """Name the candidates by what differs between them, by their keys; those of several sweeps with their sweep."""
+    names = short_names([candidate.configuration.values for candidate in candidates.values()])
+    several = len({candidate.sweep.name for candidate in candidates.values()}) > 1
+    return {
+        key: f"{candidate.sweep.name} {name}" if several else name
+        for (key, candidate), name in zip(candidates.items(), names, strict=True)
+    }
+
+
 def _none_reaches(
     objective: RankingObjective, candidates: dict[str, Candidate], replayed: dict[CellKey, Tradeoff]
 ) -> str:
@@ -290,6 +301,6 @@ def _none_reaches(
     curve = slowest[key]
     return (
         f"layer speed-up {objective.speed_up:g}: none of {len(candidates)} completed configurations reaches it in every run "
-        f"under {objective.under}; the nearest, {key} ({describe(candidates[key].configuration.values)}), reaches "
+        f"under {objective.under}; the nearest, {_short_names(candidates)[key]}, reaches "
         f"layer speed-ups from {curve.slowest:.3g} to {curve.fastest:.2f} on {len(curve.exit_layers)} exits in its slowest run"
     )
