@@ -1013,4 +1013,4 @@ def load(
 
 def main() -> None:
     """Run the console script."""
-    console.run(app, timestamps=True)
+    console.run(app, timestamps=True, extra="sweep")
