@@ -59,25 +59,20 @@ def server(folder: Path):
     """A server of the toy model, with load control."""
     export_toy(folder / "toy")
     command = [sys.executable, "-m", "tune", "serve", "toy", "--p99-ms", "50", "--max-loss", "2", "--port", "0"]
-    log = (folder / "log").open("w")
-    process = subprocess.Popen(
-        command,
-        cwd=folder,
-        stdout=subprocess.PIPE,
-        stderr=log,
-        text=True,
-        env={**ENVIRONMENT, "RAY_AUTH_MODE": "disabled"},
-    )
-    try:
-        line = process.stdout.readline()
-        assert line, (folder / "log").read_text()
-        yield Server(process, line.split()[-1], line, folder)
-    finally:
-        process.send_signal(signal.SIGTERM)
+    environment = {**ENVIRONMENT, "RAY_AUTH_MODE": "disabled"}
+    with (folder / "log").open("w") as log, subprocess.Popen(
+        command, cwd=folder, stdout=subprocess.PIPE, stderr=log, text=True, env=environment
+    ) as process:  # fmt: skip
         try:
-            process.wait(60)
+            line = process.stdout.readline()
+            assert line, (folder / "log").read_text()
+            yield Server(process, line.split()[-1], line, folder)
         finally:
-            process.kill()
+            process.send_signal(signal.SIGTERM)
+            try:
+                process.wait(60)
+            finally:
+                process.kill()
 
 
 @pytest.mark.slow

@@ -126,13 +126,22 @@ def test_a_full_queue_refuses_with_the_seconds_to_wait():
             held = [engine.submit(rows("a"), None)]
             await until(lambda: not engine._queue)
             held += [engine.submit(rows("a"), None) for _ in range(7)]
-            with pytest.raises(Refusal, match="7 texts wait, 35 ms") as caught:
+            with pytest.raises(Refusal, match="7 waiting texts, a wait of 35 ms") as caught:
                 engine.submit(rows("a"), None)
             assert (caught.value.status, caught.value.retry_after) == (429, 1)
             model.go.set()
             await asyncio.gather(*held)
-            with pytest.raises(Refusal):
+            with pytest.raises(Refusal, match="0 waiting texts"):
                 engine.submit(rows(*"abcdefghijk"), None)
+            model.go.clear()
+            held = [engine.submit(rows("a"), None)]
+            await until(lambda: not engine._queue)
+            held.append(engine.submit(rows("a"), None))
+            await asyncio.sleep(0.04)  # the oldest has waited for longer than the limit
+            with pytest.raises(Refusal, match="1 waiting texts"):
+                engine.submit(rows("a"), None)
+            model.go.set()
+            await asyncio.gather(*held)
         with pytest.raises(Refusal, match="shutting down") as caught:
             engine.submit(rows("a"), None)
         assert caught.value.status == 503

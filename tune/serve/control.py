@@ -260,7 +260,9 @@ class Controller:
             kept = math.exp(-elapsed / self.settings.fall_s)
             self._finished, self._slow = self._finished * kept, self._slow * kept
         if reading.expected_ms > 0 and reading.busy_ms > 0:
-            weight = min(1.0, reading.expected_ms / 2000)  # two seconds of work replace the estimate
+            weight = min(
+                1.0, max(reading.busy_ms, reading.expected_ms) / 2000
+            )  # two seconds of work replace the estimate
             self.pace += (reading.busy_ms / reading.expected_ms - self.pace) * weight
         if reading.time - self._changed >= self.settings.judged_s:
             self._finished += reading.finished

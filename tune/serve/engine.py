@@ -134,12 +134,13 @@ class Engine:
             raise Refusal(503, "the server is shutting down: send the request to another one", retry_after=1)
         waiting = len(self._queue)
         fastest = self.controller.points[-1].milliseconds * self.controller.pace
-        expected = waiting * fastest
+        oldest = 1000 * (self._clock() - self._queue[0][0].arrived) if waiting else 0.0
+        expected = max(waiting * fastest, oldest)
         if waiting + rows > self.limits.waiting or (waiting and expected > self.limits.wait_ms):
             seconds = max(1, math.ceil(expected / 1000))
             raise Refusal(
                 429,
-                f"{waiting} texts wait, {expected:.0f} ms of work: send the request again later",
+                f"too many requests: {waiting} waiting texts, a wait of {expected:.0f} ms; send the request again later",
                 retry_after=seconds,
             )
 
