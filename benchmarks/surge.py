@@ -2,7 +2,7 @@
 
 `adaptive` has a target for the 99th percentile of latencies and a floor for the score; `fixed` always uses the fastest
 threshold that loses nothing; `full depth` runs all layers. Writes every request to OUT/NAME.parquet, and draws load, p99,
-speed-up and accuracy over time to OUT/surge.png. About three minutes.
+speed-up and score over time to OUT/surge.png. About three minutes.
 """
 
 from __future__ import annotations
@@ -93,8 +93,8 @@ def main() -> None:
     surge = Surge(peak / 10, 10, args.seconds / 4, args.seconds / 2, args.seconds / 4)
     for name, words in servers.items():
         with server(args.model, args.out, *words) as address:
-            about = about_server(address)
-            rows[name] = run_load(address, read_samples(data, about), surge, args.seed)
+            about[name] = about_server(address)
+            rows[name] = run_load(address, read_samples(data, about[name]), surge, args.seed)
         save(rows[name], args.out / f"{name.replace(' ', '-')}.parquet")
         report(name, rows[name], surge, args.p99_ms)
     draw(rows, surge, args.p99_ms, about, args.out / "surge.png")
@@ -122,7 +122,7 @@ def report(name: str, rows: list[dict[str, Any]], surge: Surge, target: float) -
 
 
 def draw(rows: dict[str, Any], surge: Surge, target: float, about: dict[str, Any], path: Path) -> None:
-    """Draw load, p99, layer speed-up and accuracy over time."""
+    """Draw load, p99, layer speed-up and score over time."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -135,30 +135,40 @@ def draw(rows: dict[str, Any], surge: Surge, target: float, about: dict[str, Any
     for name, one in rows.items():
         arrival = np.array([row["arrival"] for row in one])
         answered = np.array([row["status"] == 200 for row in one])
-        latency = np.array([row["latency_ms"] if row["status"] == 200 else np.inf for row in one])
+        latency = np.array([row["latency_ms"] for row in one])
         layers = np.array([row["exit_layer"] or np.nan for row in one], float)
         depth = max(
             (row["exit_layer"] + row["layers_saved"] for row in one if row["exit_layer"] is not None), default=1
         )
         right = np.array([row["correct"] if row["correct"] is not None else np.nan for row in one], float)
         windows = [(arrival >= s - 5) & (arrival < s) for s in seconds]
-        p99 = [np.percentile(np.minimum(latency[w], 1e5), 99) if w.any() else np.nan for w in windows]
+        p99 = [np.percentile(latency[w & answered], 99) if (w & answered).any() else np.nan for w in windows]
         axes[1].plot(seconds, p99, color=COLOURS[name], label=name)
         speed = [depth / np.nanmean(layers[w & answered]) if (w & answered).any() else np.nan for w in windows]
         axes[2].plot(seconds, speed, color=COLOURS[name])
-        wide = [(arrival >= s - 10) & (arrival < s) & ~np.isnan(right) for s in seconds]
-        axes[3].plot(seconds, [100 * right[w].mean() if w.any() else np.nan for w in wide], color=COLOURS[name])
+        scores = {point["threshold"]: 100 * (point["score"] or np.nan) for point in about[name]["points"]}
+        score = np.array([scores.get(row["threshold"], np.nan) for row in one], float)
+        inside = (arrival >= surge.before) & (arrival < surge.before + surge.during) & ~np.isnan(right)
+        label = f"measured in the surge: {100 * right[inside].mean():.1f}" if inside.any() else None
+        scored = answered & ~np.isnan(score)
+        curve = [score[w & scored].mean() if (w & scored).any() else np.nan for w in windows]
+        axes[3].plot(seconds, curve, color=COLOURS[name], label=label)
+        refused = [np.sum(~answered & (arrival >= s - 1) & (arrival < s)) for s in seconds]
+        if np.sum(refused):
+            axes[0].step(seconds, refused, color=COLOURS[name], where="pre", label=f"not answered, {name}")
         share = within_target(one, surge.before, surge.before + surge.during, target)
         print(f"{name}: p99 within {target:g} ms for {share:.0%} of the surge")
     axes[1].axhline(target, color="#b22222", linestyle="--", linewidth=1, label=f"target {target:g} ms")
     axes[1].set_yscale("log")
-    axes[1].legend(loc="upper left", fontsize=8)
+    for axis in (axes[0], axes[1], axes[3]):
+        if axis.get_legend_handles_labels()[0]:
+            axis.legend(loc="upper left", fontsize=8)
     for axis, label in zip(
-        axes, ("requests / s", "p99 of 5 s (ms)", "layer speed-up", "accuracy of 10 s (%)"), strict=True
+        axes, ("requests / s", "p99 of 5 s (ms)", "layer speed-up", "score by the curve (%)"), strict=True
     ):
         axis.set_ylabel(label)
         axis.grid(alpha=0.3)
-    axes[0].set_title(f"{about.get('name', 'model')}: a tenfold surge against three servers")
+    axes[0].set_title(f"{about['adaptive']['name']}: a tenfold surge against three servers")
     axes[3].set_xlabel("seconds")
     figure.savefig(path, dpi=120)
 

@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import functools
 import logging
+import math
 import os
 import secrets
 import signal
@@ -114,12 +115,17 @@ def serve_model(options: ServerOptions, manifest: Manifest, say: Callable[[str],
     about = {
         "name": manifest.name, "task": manifest.task, "labels": manifest.labels, "text_columns": manifest.text_columns,
         "precision": manifest.precision, "exits": dataclasses.asdict(own),
-        "target": target and dataclasses.asdict(target), "points": [dataclasses.asdict(point) for point in points],
+        "target": target and dataclasses.asdict(target), "points": [_without_nan(dataclasses.asdict(point)) for point in points],
     }  # fmt: skip
     address = f"http://{options.host}:{public.getsockname()[1]}"
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         ready = functools.partial(say, f"serving {describe(manifest, own, points, target)} on {address}")
         return runner.run(_Server(options, public, about).run(ready))
+
+
+def _without_nan(values: dict[str, Any]) -> dict[str, Any]:
+    """Replace NaN, which JSON lacks, by None."""
+    return {name: None if isinstance(value, float) and math.isnan(value) else value for name, value in values.items()}
 
 
 def _warn_of_target(manifest: Manifest, target: Target) -> None:
@@ -282,7 +288,7 @@ class _RayThread:
 
         _start_ray(self._options)
         self._started = True
-        serve.start(proxy_location="Disabled", logging_config={"enable_access_log": False})
+        serve.start(proxy_location="Disabled", logging_config={"enable_access_log": False, "log_level": "WARNING"})
         try:
             serve.run(_application(self._options, self._replica), name=APPLICATION, route_prefix=None)
         except RuntimeError as error:
@@ -310,9 +316,10 @@ def _start_ray(options: ServerOptions) -> None:
         ray.init(address=options.address, logging_level="ERROR", log_to_driver=False)
         return
     cores = max(os.cpu_count() or 1, (options.max_replicas or options.replicas) * options.threads)
+    # "local": not the cluster that RAY_ADDRESS names.
     ray.init(
-        num_cpus=cores, include_dashboard=False, logging_level="ERROR", log_to_driver=False, configure_logging=False,
-        _metrics_export_port=None,
+        address="local", num_cpus=cores, include_dashboard=False, logging_level="ERROR", log_to_driver=False,
+        configure_logging=False,
     )  # fmt: skip
 
 
