@@ -925,6 +925,92 @@ def _print_reproduced(made: Any, json_: bool) -> None:
         console.next_step(made.again)
 
 
+@app.command(cls=Command)
+def serve(
+    model: Annotated[
+        str, typer.Argument(help="Folder that `leebert export` wrote, or models:/NAME@ALIAS of a model that holds one.")
+    ],
+    p99_ms: Annotated[
+        float | None,
+        typer.Option(
+            "--p99-ms",
+            help="Target of the 99th percentile of latencies in ms: the server exits earlier as the load grows. Without it, the "
+            "threshold is fixed.",
+        ),
+    ] = None,
+    max_loss: Annotated[
+        float | None,
+        typer.Option(help="Largest drop in score against the full model, in points: with --p99-ms 1 by default."),
+    ] = None,
+    criterion: Criterion = None,
+    threshold: Annotated[float | None, typer.Option(help="Fixed threshold, instead of --p99-ms.")] = None,
+    patience: Patience = None,
+    speed_up: SpeedUp = None,
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0: every network.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0: any free one.")] = 8000,
+    replicas: Annotated[int, typer.Option(min=1, help="Number of replicas, each with a copy of the model.")] = 1,
+    max_replicas: Annotated[
+        int | None, typer.Option(min=1, help="Largest number of replicas: Ray Serve starts more while they are busy.")
+    ] = None,
+    threads: Annotated[int, typer.Option(min=1, help="Threads of ONNX Runtime per replica.")] = 1,
+    max_body_kb: Annotated[int, typer.Option(min=1, help="Largest body of a request, in KiB.")] = 1024,
+    max_texts: Annotated[int, typer.Option(min=1, help="Most rows per request.")] = 1000,
+    max_wait_ms: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            help="Longest expected wait; beyond it requests are refused with status 429. By default 5 times the target, else 1000.",
+        ),
+    ] = None,
+    address: Address = None,
+    tracking_uri: TrackingUri = None,
+) -> None:
+    """Serve an exported model over HTTP with Ray Serve: dynamic batching, and exits that adapt to the load."""
+    from tune.serve.command import ServeRequest
+    from tune.serve.command import serve as serve_
+
+    request = ServeRequest(
+        model, p99_ms, max_loss, criterion, threshold, patience, speed_up, host, port, replicas, max_replicas, threads,
+        max_body_kb, max_texts, max_wait_ms, address, tracking_uri,
+    )  # fmt: skip
+    _exit_by(serve_(request))
+
+
+@app.command(cls=Command)
+def load(
+    address: Annotated[str, typer.Argument(help="A server of `leebert-tune serve`, such as http://127.0.0.1:8000.")],
+    data: Annotated[Path, typer.Argument(help="File with the columns of texts and, if known, of labels.")],
+    rate: Annotated[float, typer.Option(help="Requests per second, at random times.")] = 10.0,
+    surge: Annotated[float, typer.Option(min=1, help="Times that rate during a surge in the middle.")] = 1.0,
+    seconds: Annotated[float, typer.Option(min=1, help="Duration; half of it is the surge.")] = 60.0,
+    label: Annotated[str | None, typer.Option(help="Column of labels; by default label or Quality.")] = None,
+    p99_ms: Annotated[float | None, typer.Option("--p99-ms", help="Target, for the summary.")] = None,
+    capacity: Annotated[
+        bool, typer.Option("--capacity", help="Measure requests per second at saturation instead.")
+    ] = False,
+    seed: Annotated[int, typer.Option(help="Random seed of arrivals and texts.")] = 0,
+    out: Annotated[Path | None, typer.Option(help="Write every request to this Parquet file.")] = None,
+    json_: Json = False,
+) -> None:
+    """Send requests to a server at random times, with a surge, and summarise latencies, exits and scores."""
+    from tune.serve.command import print_load
+    from tune.serve.load import Surge, about_server, measure_capacity, read_samples, run_load, save, summary
+
+    samples = read_samples(data, about_server(address.rstrip("/")), label)
+    if capacity:
+        console.emit_json({"requests_per_second": round(measure_capacity(address, samples), 1)})
+        return
+    shape = Surge(rate, surge, seconds / 4, seconds / 2, seconds / 4, ramp=min(2.0, seconds / 10))
+    rows = run_load(address, samples, shape, seed)
+    if out is not None:
+        save(rows, out)
+    phases = summary(rows, shape, p99_ms)
+    if json_:
+        console.emit_json(phases)
+        return
+    print_load(phases)
+
+
 def main() -> None:
     """Run the console script."""
     try:
