@@ -458,8 +458,9 @@ def best(
     objective: Annotated[
         str,
         typer.Option(
-            help="What is maximised: score (validation score, mean over exits), speed-up=2 (score at that layer speed-up) "
-            "or area (under the curve of score against mean exit layer)."
+            help="What is maximised: score (validation score, mean over exits), speed-up=2 (score at that layer speed-up), "
+            "latency=5ms (score within that mean time per sample, which is measured on this machine) or area (under the "
+            "curve of score against mean exit layer)."
         ),
     ] = "score",
     criterion: Criterion = None,
