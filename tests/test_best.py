@@ -473,3 +473,16 @@ def test_a_time_that_no_configuration_reaches(sweep, choose, timed):
     assert choose("slow", more=("--objective", "latency=soon")).err.startswith(
         "error: --objective latency soon: should be milliseconds per sample above 0, such as 5ms"
     )
+
+
+@pytest.mark.slow
+def test_the_networks_of_a_real_sweep_are_timed_on_its_own_samples(best_place, cli, tmp_path):
+    where = ("--storage", best_place.folder / "sweeps", "--out", tmp_path, "--anyway", "--json")
+    ran = cli("leebert-tune", "best", "toy", "--objective", "latency=1000ms", *where)
+    assert ran.code == 0, ran.err
+    times = ran.json["found"]["milliseconds"]
+    assert times["exits"] == sorted(times["exits"])
+    assert len(times["exits"]) == len(times["layers"])
+    assert re.fullmatch(r"PyTorch, .*, 1 thread\(s\), fp32, 20 samples of \d+ tokens on average", times["measured"])
+    # Every configuration is fast enough, so the score is that of all layers.
+    assert ran.json["found"]["objective"]["value"] == pytest.approx(ran.json["found"]["score_per_exit"][-1], abs=1e-5)
