@@ -424,10 +424,17 @@ def _predict(options: Any, input_: str, out: Path | None, form: str, columns: Se
     if out is None:
         if not write_predictions(_warned(rows, warning), sys.stdout, form, keys):
             print("0 predictions: no rows (the first line of a .csv or .tsv file is its header)", file=sys.stderr)
+        if sys.stdout.isatty():
+            _after_predictions(options.folder)
         return
     if count := save_predictions(rows, out, form, keys):
         _warn(warning)
     print(f"{out}: {count} predictions", file=sys.stderr)
+    _after_predictions(options.folder)
+
+
+def _after_predictions(model: Path) -> None:
+    console.next_step(f"leebert calibrate {shlex.quote(str(model))} TEXTS --speed-up 2")
 
 
 def _warn(warning: str | None) -> None:
@@ -465,6 +472,7 @@ def methods(json_: Json = False) -> None:
         "cost: of a training step, by stage, relative to plain fine-tuning of the whole network. --json adds the differences "
         "from the publication and the options of each method."
     )
+    console.next_step("leebert train --task TASK --set training.algorithm=NAME --out FOLDER")
 
 
 @app.command(cls=Command)
@@ -474,6 +482,8 @@ def criteria(json_: Json = False) -> None:
 
     rows = [row.as_dict() for row in CRITERIA.values()]
     _print_rows(rows, json_, "criterion", lambda row: f"threshold {row['thresholds']}\n{row['source']}")
+    if not json_:
+        console.next_step("leebert predict MODEL FILE --criterion NAME --threshold NUMBER")
 
 
 @app.command(cls=Command)
@@ -482,6 +492,8 @@ def metrics(json_: Json = False) -> None:
     from leebert.metrics import METRICS
 
     _print_rows([row.as_dict() for row in METRICS.values()], json_, "metric", lambda row: row["source"])
+    if not json_:
+        console.next_step("leebert init FILE")
 
 
 def _print_rows(rows: list[dict[str, str]], json_: bool, title: str, more: Callable[[dict[str, str]], str]) -> None:

@@ -1,13 +1,16 @@
 """A live display below the log of a command, on a terminal: what it does now, and for how long.
 
-Elsewhere (a pipe, a log file, a terminal that can't move its cursor) nothing is drawn. Modules anywhere report what they do
-by :func:`phase`; that costs nothing where no display is open.
+Elsewhere (a pipe, a log file, a terminal that can't move its cursor) nothing is drawn, and each long phase is one line of
+the log. Modules anywhere report what they do by :func:`phase`; that costs nothing where no display is open.
 """
 
 from __future__ import annotations
 
 import contextlib
+import logging
+import math
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -18,8 +21,13 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+log = logging.getLogger(__name__)
+
 #: Lines that a command draws above the phase: called with the width and height of the terminal.
 Body = Callable[[int, int], Sequence[str]]
+
+#: Where nothing is drawn: the seconds after which a phase is logged, and those between two lines on the same bar.
+LINE_AFTER, LINE_EVERY = 3.0, 60.0
 
 #: How often the display is drawn, per second.
 RATE = 4
@@ -64,6 +72,11 @@ class Display:
             began = self._bar[3]
         self._bar = (what, done, total, began)
 
+    @property
+    def counts(self) -> bool:
+        """Whether a bar is shown."""
+        return self._bar is not None
+
     def body(self, body: Body | None) -> None:
         """Show further lines above the phase; None: no more."""
         self._body = body
@@ -92,10 +105,22 @@ class Display:
             lines.append(f"{frame} {self._phase}{seconds}")
         return lines
 
+    def current(self) -> tuple[str, str, float]:
+        """Return the present phase or what a bar counts, the line that a log shows of it, and the seconds since it began."""
+        bar, now = self._bar, self._clock()
+        if bar is None:
+            return self._phase, f"{self._phase} …", now - self._since
+        what, done, total, began = bar
+        return what, f"{what}: {done} of {total}{self._remaining(bar, now)}", now - began
+
     def _bar_line(self, shown: tuple[str, int, int, float], now: float) -> str:
-        what, done, total, began = shown
-        rest = f", about {duration((now - began) / done * (total - done))} left" if done and now > began else ""
-        return f"{what}  {bar(done, total, self._unicode)}  {done} of {total}{rest}"
+        what, done, total, _ = shown
+        return f"{what}  {bar(done, total, self._unicode)}  {done} of {total}{self._remaining(shown, now)}"
+
+    @staticmethod
+    def _remaining(shown: tuple[str, int, int, float], now: float) -> str:
+        _, done, total, began = shown
+        return f", about {duration((now - began) / done * (total - done))} left" if done and now > began else ""
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Text]:
         """Draw the lines, each wrapped between words."""
@@ -167,7 +192,8 @@ def display(phase: str = "") -> Iterator[Display]:
 def _drawn(console: Any, shown: Display) -> Iterator[None]:
     """Draw a display while the context lasts, if the terminal can."""
     if not console.is_terminal or console.is_dumb_terminal:
-        yield
+        with _logged(shown):
+            yield
         return
     from rich.live import Live
 
@@ -176,6 +202,30 @@ def _drawn(console: Any, shown: Display) -> Iterator[None]:
     shown.drawn = True
     with Live(shown, console=console, refresh_per_second=RATE, transient=True, redirect_stdout=same):
         yield
+
+
+@contextlib.contextmanager
+def _logged(shown: Display, every: float = 0.25) -> Iterator[None]:
+    """Log each phase of a display that lasts for :data:`LINE_AFTER` seconds, from a thread, while the context lasts."""
+    ended = threading.Event()
+
+    def watch() -> None:
+        last, after = "", LINE_AFTER
+        while not ended.wait(every):
+            what, line, seconds = shown.current()
+            if what != last:
+                last, after = what, LINE_AFTER
+            if what and seconds >= after:
+                log.info(line)
+                after = seconds + LINE_EVERY if shown.counts else math.inf
+
+    thread = threading.Thread(target=watch, name="phases", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
 
 
 def is_drawn() -> bool:
@@ -218,16 +268,17 @@ def updates(what: str) -> tuple[Callable[[int], None], Callable[[int], None]]:
     return on_plan, lambda step: steps(what, step, max(total, step))
 
 
-def track(items: Iterable[T], what: str) -> Iterator[T]:
+def track(items: Iterable[T], what: str, then: str = "") -> Iterator[T]:
     """Iterate over items, and report how many of them are done.
 
     Args:
         items: The items; without a length, they are iterated over unreported.
         what: What they are, for the display.
+        then: The phase that follows.
     """
     total = len(items) if isinstance(items, Sized) else 0
     for number, item in enumerate(items):
         if total:
             steps(what, number, total)
         yield item
-    phase("")
+    phase(then)

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 
 from leebert.metrics import METRICS, collapsed, per_exit
+from leebert.points import ends_in_points, in_points
 
 #: `learned`: the mean over exits, or an exit, is significantly above the majority class. `collapsed`: every exit predicts
 #: a single class. `not distinguishable`: neither.
@@ -192,8 +193,7 @@ def single_class(exits: Iterable[int], num_exits: int) -> str:
 
 def margin_in_words(margin: float, interval: tuple[float, float]) -> str:
     """Format a margin and its interval, fractions: `+1.20 points, 95 % CI 0.40 to 2.00`."""
-    low, high = (round(100 * end, 2) + 0.0 for end in interval)
-    return f"{round(100 * margin, 2) + 0.0:+.2f} points, 95 % CI {low:.2f} to {high:.2f}".replace("-", "−")
+    return f"{in_points(margin)} points, 95 % CI {ends_in_points(*interval)}"
 
 
 def in_words(against: AgainstMajority, names: Sequence[str] = (), advice: str = ADVICE) -> str:

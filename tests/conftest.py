@@ -10,6 +10,7 @@ import gc
 import io
 import json
 import logging
+import math
 import os
 import sys
 import warnings
@@ -35,6 +36,8 @@ from hypothesis import settings
 from mlflow_app import files_of_databases, mlflow_app, new_database  # noqa: F401
 from mlflow_server import launched_server, mlflow_server  # noqa: F401
 
+from leebert import live
+
 # How long an example takes depends on the machine, not on the code. 25 examples, a quarter of Hypothesis' default.
 settings.register_profile("suite", deadline=None, max_examples=25)
 settings.load_profile("suite")
@@ -51,6 +54,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[_FSYNC] = os.fsync
     os.fsync = lambda fd: None  # type: ignore[assignment]
     config.stash[_STDERR] = os.dup(2)
+    live.LINE_AFTER = math.inf  # tests assert what a command prints, however slow the machine is
     # The collector would walk the same objects of torch, transformers and MLflow again and again: a quarter of the
     # time that imports take, and a tenth of the tests'. Before the tests nothing is garbage, and what is imported stays.
     gc.disable()

@@ -16,7 +16,7 @@ from tune.store.folder import SweepFolder
 from tune.tracking.publish import show
 
 #: The end of a view's key → its height in pixels: what lies outside of the window is not drawn.
-HEIGHTS = {"clo-vs-blo": 1280, "speed": 1560, "configurations": 1300, "summary": 2080}
+HEIGHTS = {"clo-vs-blo": 1700, "speed": 1500, "configurations": 1300, "summary": 1700}
 DRAWN = "[...document.querySelectorAll('svg.main-svg')].map(svg => svg.outerHTML.length).join()"
 
 

@@ -37,9 +37,15 @@ def tree_of(path):
     return ast.parse(path.read_text())
 
 
-def imported(tree):
+@functools.cache
+def nodes_of(path):
+    """All nodes of a file's tree: several tests look at them."""
+    return tuple(ast.walk(tree_of(path)))
+
+
+def imported(nodes):
     """Every module that a file names in an import: at its top, inside a function, or for type checkers only."""
-    for node in ast.walk(tree):
+    for node in nodes:
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and not node.level:
@@ -49,7 +55,7 @@ def imported(tree):
 
 #: Module → the modules of the repository that it imports.
 IMPORTS = {
-    dotted(path): {name for name in imported(tree_of(path)) if name in NAMES and name != dotted(path)}
+    dotted(path): {name for name in imported(nodes_of(path)) if name in NAMES and name != dotted(path)}
     for path in MODULES
 }
 
@@ -120,7 +126,7 @@ LAYERS = {
     "names, options, measures and exit criteria": (
         "errors", "deprecated", "live", "plugin_checks", "plugins", "outside", "standard_options", "files", "yaml", "numerics", "metrics.*", "exits.*", "methods", "methods.method",
         "methods.common", "training_options", "config", "findings", "overrides", "runtime",
-        "record", "losses", "weights", "omega", "majority", "optim", "optim.outer",
+        "record", "losses", "weights", "omega", "points", "majority", "optim", "optim.outer",
     ),
     "data": ("data.*", "images", "images.tasks", "images.backbones", "images.sources", "images.arrays"),
     "networks": (
@@ -171,7 +177,7 @@ def test_modules_of_leebert_import_only_their_layer_and_those_below():
 
 def importers(paths, forbidden):
     """The imports in these files of a forbidden package: which file names which module."""
-    return sorted({(ids(p), name) for p in paths for name in imported(tree_of(p)) if name.split(".")[0] in forbidden})
+    return sorted({(ids(p), name) for p in paths for name in imported(nodes_of(p)) if name.split(".")[0] in forbidden})
 
 
 def test_no_file_of_leebert_names_ray_mlflow_optuna_or_tune():
@@ -338,7 +344,7 @@ def test_only_the_kinds_ask_whether_a_task_has_texts_or_images():
     asking = {
         ids(path)
         for path in MODULES
-        for node in ast.walk(ast.parse(path.read_text()))
+        for node in nodes_of(path)
         if isinstance(node, ast.Call)
         and getattr(node.func, "id", "") == "isinstance"
         and {getattr(n, "id", "") for n in ast.walk(node.args[1])} & {"ImageTask", "Task"}
@@ -357,7 +363,7 @@ MOST_LINES = 60
 def test_functions_are_short():
     long = []
     for path in (p for p in MODULES if p.is_relative_to(ROOT / "leebert") or p.is_relative_to(ROOT / "tune")):
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in nodes_of(path):
             if isinstance(node, ast.FunctionDef):
                 body = node.body[1 if ast.get_docstring(node) else 0 :] or node.body
                 lines = (node.end_lineno or 0) - body[0].lineno + 1
@@ -409,7 +415,7 @@ def defined_names(node):
 def test_names_are_those_of_the_glossary():
     wrong = []
     for path in (p for p in MODULES if p.is_relative_to(ROOT / "leebert") or p.is_relative_to(ROOT / "tune")):
-        for node in ast.walk(tree_of(path)):
+        for node in nodes_of(path):
             name = defined_names(node).strip("_")
             if name in REPLACED_NAMES and (ids(path), name) not in KEPT_NAMES:
                 wrong.append(
@@ -459,7 +465,7 @@ def test_no_generic_module_compares_a_criterion_or_metric_by_its_name():
     own = (ROOT / "leebert" / "exits", ROOT / "leebert" / "metrics")
     names, wrong = {*CRITERIA.built_in, *METRICS.built_in}, []
     for path in (p for p in MODULES if p.parent not in own):
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in nodes_of(path):
             if isinstance(node, ast.Compare):
                 sides = (node.left, *node.comparators)
                 constants = [c for side in sides for c in getattr(side, "elts", [side])]
@@ -472,7 +478,7 @@ def test_no_generic_module_compares_a_criterion_or_metric_by_its_name():
     assert not wrong
 
 
-def method_names(tree):
+def method_names(nodes):
     """Names of methods that a file decides by: in a comparison, a match, the key of a mapping, or as a prefix.
 
     Words that also name an exit criterion, a teacher set or an option are not counted.
@@ -488,7 +494,7 @@ def method_names(tree):
         parts = node.elts if isinstance(node, ast.Tuple | ast.List | ast.Set) else [node]
         return {part.value for part in parts if isinstance(part, ast.Constant) and isinstance(part.value, str)}
 
-    for node in ast.walk(tree):
+    for node in nodes:
         if isinstance(node, ast.Compare):
             sides = [node.left, *node.comparators]
         elif isinstance(node, ast.Dict):
@@ -512,7 +518,7 @@ def test_no_module_decides_by_the_name_of_a_method():
 if name in ("clo-v2", "x"): pass
 COLOURS = {"pabee": 1}
 name.startswith("clo")"""
-    assert sorted(method_names(ast.parse(code))) == ["blo", "clo", "clo-v2", "pabee"]
+    assert sorted(method_names(ast.walk(ast.parse(code)))) == ["blo", "clo", "clo-v2", "pabee"]
     files = [p for p in MODULES if p.parent.name != "methods"] + sorted((ROOT / "benchmarks").glob("*.py"))
-    found = {(ids(path), name) for path in files for name in method_names(ast.parse(path.read_text()))}
+    found = {(ids(path), name) for path in files for name in method_names(nodes_of(path))}
     assert found == {("leebert/data/tokens.py", "truncated")}, "there it is a column of a table"

@@ -144,7 +144,7 @@ def test_who_cannot_reach_a_speed_up_is_omitted_and_counted(sweep, choose, tmp_p
     none = choose("mixed", more=("--objective", "speed-up=5.5", *rule))
     assert none.code == 1
     assert "sweep mixed: layer speed-up 5.5: none of 3 completed configurations reaches it" in none.err
-    assert "(clo-v2 " in none.err or "(blo " in none.err, "the fastest is named"
+    assert "the nearest, CLO-v2 λ1=1e-05, reaches" in none.err
 
 
 def test_an_unfinished_sweep_does_not_deny_other_tasks_their_files(sweep, choose, tmp_path):
@@ -203,16 +203,13 @@ def test_sweeps_that_score_by_different_metrics_are_not_compared(sweep, choose, 
 
 def test_a_large_sweep_reports_that_it_has_no_front_and_how_to_get_it(sweep, choose, tmp_path, monkeypatch):
     monkeypatch.setattr("tune.analysis.choose.FRONT_CELLS", 3 * FOLDS - 1)
-    monkeypatch.setattr(tradeoff, "LONG_SECONDS", 0.0)
     sweep("large")
     ran = choose("large")
     assert ran.code == 0, ran.err
     assert f"computing it replays the validation logits of {3 * FOLDS} runs; add --pareto to do so" in ran.out
-    assert "replaying" not in ran.err
     assert "pareto" not in found_in(tmp_path)
     asked = choose("large", more=("--pareto",))
     assert asked.code == 0, asked.err
-    assert f"replaying the validation logits of {3 * FOLDS} runs takes about" in asked.err
     assert found_in(tmp_path)["pareto"]["points"]
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import quick
 from encoders import save_backbone, text_rows, write_task
 
 from leebert import recipe, train
@@ -101,7 +102,9 @@ def test_train_reports_what_each_stage_of_a_method_produced(place, cli, tmp_path
     assert stages["recovery"]["score"] == told["epochs"][-1]["score"]
 
 
-@pytest.mark.parametrize("algorithm", ["deebert", "shallow-deep", "pcee-bert", "f-pabee", "beem"])
+@pytest.mark.parametrize(
+    "algorithm", quick.only(["deebert", "f-pabee"], ["deebert", "shallow-deep", "pcee-bert", "f-pabee", "beem"])
+)
 def test_a_method_whose_criterion_needs_a_threshold_exits_at_half_of_the_layers(place, cli, tmp_path, algorithm):
     of_method = ("--set", f"training.algorithm={algorithm}", "--set", "training.max_epochs=1", "--speed-up", 2)
     ran = cli("leebert", "train", "--config", place / "run.yaml", "--out", tmp_path / "m", *of_method)

@@ -67,12 +67,12 @@ def test_what_is_drawn_is_narrowed_and_paired(tmp_path):
     assert outline(drawn) == {
         "": "verdict, figure, 3 text",
         "Score by exit": "figure",
-        "Patience": "2 figures, 3 text",
+        "Patience": "2 figures, 2 text",
         "Learned weights over time": "2 figures, text",
         "Mean over exits, and each exit": "text, table, 9 text",
     }
     page = str(drawn)
-    assert "CLO-v2: clo-v2 lr_theta" in page
+    assert "The best configurations: CLO-v2 λ1=1e-05 C=4; BLO λ1=1e-05." in page
     assert "cycle_length=2" not in page
 
 

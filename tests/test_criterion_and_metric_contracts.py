@@ -5,6 +5,7 @@ import dataclasses
 
 import pytest
 
+from leebert.errors import ConfigError
 from leebert.exits import CRITERIA
 from leebert.methods import METHODS
 from leebert.metrics import METRICS
@@ -49,6 +50,7 @@ def _broken():
     contract = CriterionContract()
     contract.criterion = top
     yield "two classes", contract.available, lambda: contract.test_stricter_thresholds_exit_later(2, 2)
+    yield "torch alone", contract.available, lambda: contract.test_numpy_arrays_give_the_same_exits(5, 3)
 
     accuracy = METRICS["accuracy"].measures["accuracy"]
     wide = dataclasses.replace(
@@ -89,5 +91,5 @@ class _FirstEpoch:
 @pytest.mark.parametrize("case", list(_broken()), ids=lambda case: case[0])
 def test_contracts_refuse_a_broken_plugin(case):
     _, available, test = case
-    with available(), pytest.raises((AssertionError, IndexError, RuntimeError)):
+    with available(), pytest.raises((AssertionError, ConfigError, IndexError, RuntimeError)):
         test()

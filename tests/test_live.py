@@ -39,6 +39,33 @@ class Clock:
         return self.now
 
 
+def test_where_nothing_is_drawn_each_long_phase_is_a_line_of_the_log(monkeypatch, caplog):
+    monkeypatch.setattr(live, "LINE_AFTER", 3.0)
+    clock = Clock()
+    display = live.Display(clock)
+    with caplog.at_level("INFO", "leebert.live"), live._logged(display, every=0.001):
+
+        def after(seconds):
+            """The log's lines once the thread has seen the clock."""
+            clock.now += seconds
+            time.sleep(0.03)
+            return [record.message for record in caplog.records]
+
+        display.phase("reading the ledger")
+        assert after(2) == []
+        assert after(2) == ["reading the ledger …"]
+        assert after(100) == ["reading the ledger …"], "once"
+        display.bar("runs", 0, 40)
+        assert after(1) == ["reading the ledger …"]
+        display.bar("runs", 10, 40)
+        assert after(4)[1:] == ["runs: 10 of 40, about 15 s left"]
+        display.bar("runs", 20, 40)
+        assert len(after(30)) == 2
+        assert after(40)[2:] == ["runs: 20 of 40, about 1 min 15 s left"]
+        display.phase("")
+        assert len(after(9)) == 3
+
+
 def test_a_phase_shows_its_seconds_and_a_bar_the_remaining_time():
     clock = Clock()
     display = live.Display(clock, unicode=False)

@@ -8,6 +8,7 @@ import sys
 from typing import Any
 
 import pytest
+import quick
 from encoders import OF_ENCODERS
 
 from leebert.config import TrainConfig
@@ -19,7 +20,24 @@ from leebert.train import TrainResult
 TRAINED: dict[tuple[bool, str], TrainResult] = {}
 
 
-@pytest.mark.parametrize("name", METHODS.built_in)
+#: Contracts that train: `make quick` runs them for methods of every sort.
+TRAIN = (
+    "test_it_learns_deterministically_and_resumes_bit_for_bit",
+    "test_omega_learns_from_d1_if_its_row_declares_it",
+    "test_weights_that_it_learns_move_and_at_no_rate_it_is_its_control",
+)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if metafunc.cls is TestBuiltIn:
+        trains = metafunc.function.__name__ in TRAIN
+        metafunc.parametrize("name", quick.only(quick.METHODS, METHODS.built_in) if trains else [*METHODS.built_in])
+
+
+def test_the_contracts_that_train_exist() -> None:
+    assert all(hasattr(MethodContract, name) for name in TRAIN)
+
+
 class TestBuiltIn(MethodContract):
     test_its_module_needs_no_torch: Any = None  # all at once, below
     test_it_reads_every_option_that_it_declares: Any = None  # tests/test_method_options.py

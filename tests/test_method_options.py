@@ -7,6 +7,7 @@ import hashlib
 from typing import Any
 
 import pytest
+import quick
 import torch
 from encoders import OF_ENCODERS, batch, encoder
 from test_methods_on_encoders import AS_PABEE
@@ -51,7 +52,7 @@ def test_every_option_that_only_some_methods_read_is_changed_here():
     assert all(getattr(default, option) != value for option, value in CHANGED.items())
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", quick.only(quick.METHODS, METHODS))
 def test_options_that_a_method_does_not_read_change_nothing(name):
     """What `applies` says is true: such options may be left out of a configuration's identity."""
     ignored = {option: value for option, value in CHANGED.items() if not applies(option, name)}

@@ -7,6 +7,7 @@ import re
 from typing import Any
 
 import pytest
+import quick
 import torch
 from encoders import EVERY_FAMILY, OF_ENCODERS, batch, encoder, text
 from torch.multiprocessing.reductions import StorageWeakRef
@@ -87,13 +88,10 @@ def _stages(name: str) -> str:
 
 @pytest.mark.parametrize(
     ("name", "family"),
-    [(name, "bert") for name in ON_EVERY_FAMILY]
-    + [
-        pytest.param(name, family, marks=pytest.mark.slow)
-        for family in EVERY_FAMILY
-        if family != "bert"
-        for name in ON_EVERY_FAMILY
-    ],
+    quick.only(
+        [(name, "bert") for name in ("truncated", "theseus", "clo-v2")],
+        [(name, family) for family in EVERY_FAMILY for name in ON_EVERY_FAMILY],
+    ),
 )
 def test_every_method_ends_as_a_model_that_is_saved_and_answers(name, family, tmp_path):
     result = fit(model(family), rows(), config(name, batch_size=8, max_epochs=1), validation=rows(10, seed=1))

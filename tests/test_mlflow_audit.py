@@ -131,7 +131,11 @@ def test_every_damage_is_met() -> None:
     assert sorted(damage for damages in TOGETHER for damage in damages) == sorted(DAMAGES)
 
 
-@pytest.mark.parametrize("damages", TOGETHER, ids=" and ".join)
+@pytest.mark.parametrize(
+    "damages",
+    [pytest.param(d, marks=() if d in (TOGETHER[0], TOGETHER[-1]) else pytest.mark.slow) for d in TOGETHER],
+    ids=" and ".join,
+)
 def test_whatever_is_damaged_is_named_and_made_as_it_was(
     database: Any, whole: dict[str, Any], sent: Sweep, damages: tuple[str, ...]
 ) -> None:

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+import quick
 import torch
 from made_sweep import made_sweep
 from toys import toy_mlp, toy_rows
@@ -33,8 +34,13 @@ def test_travel_is_the_largest_change_and_the_largest_difference_within_a_kind()
 LEARNED = [name for name in METHODS if learns_omega(name)]
 
 
-@pytest.mark.parametrize("algorithm", LEARNED)
-@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+@pytest.mark.parametrize(
+    ("optimizer", "algorithm"),
+    quick.only(
+        [("adam", "slo"), ("adam", "hyper-v2"), ("adam", "clo-v2"), ("sgd", "clo-v2")],
+        [(optimizer, algorithm) for optimizer in ("adam", "sgd") for algorithm in LEARNED],
+    ),
+)
 def test_no_run_moves_further_than_its_reach_and_an_adam_run_comes_near(algorithm, optimizer):
     settings = config(algorithm=algorithm, lr_omega=1e-3, omega_optimizer=optimizer, cycle_length=3)
     result = fit(toy_mlp(), toy_rows(), settings, validation=toy_rows(seed=1))

@@ -71,6 +71,10 @@ class TestOften(MethodContract):
     method = OFTEN
     test_its_module_needs_no_torch: Any = None  # this module trains
 
+    @pytest.mark.slow  # the longest contract
+    def test_it_reads_every_option_that_it_declares(self) -> None:
+        super().test_it_reads_every_option_that_it_declares()
+
     def config(self, **options: Any) -> TrainConfig:
         # A step of Adam has its rate's size, whatever the gradient.
         return super().config(**{"omega_optimizer": "sgd", "lr_omega": 0.2, **options})

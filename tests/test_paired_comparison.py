@@ -12,11 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from leebert.errors import ConfigError
+from leebert.points import in_points
 from tune.analysis.compare import compare, line_verdict
 from tune.analysis.compare_text import render, rows, sentences
 from tune.analysis.power import Spread, detectable, power_for, power_of, seeds_needed
 from tune.analysis.stats import Interval, corrected_t, random_effects, sign_flip
-from tune.analysis.wording import points, verdict
+from tune.analysis.wording import verdict
 from tune.store.history import Cell, Configuration, EpochScore
 
 RATES = (1e-5, 1e-4)
@@ -531,9 +532,9 @@ def test_a_larger_difference_never_needs_more_seeds(difference, std, folds):
 @pytest.mark.parametrize(
     ("std", "difference", "sentence"),
     [
-        (0.02, 0.01, "about 34 runs would be needed to detect 1"),
-        (0.02, 0.0036, "about 245 runs would be needed to detect 0.36"),
-        (0.01, 0.01, "these runs are enough to detect 1"),
+        (0.02, 0.01, "about 34 runs would be needed to detect 1 point"),
+        (0.02, 0.0036, "about 245 runs would be needed to detect 0.36 points"),
+        (0.01, 0.01, "these runs are enough to detect 1 point"),
     ],
 )
 def test_a_verdict_states_how_many_runs_would_be_enough(std, difference, sentence):
@@ -593,7 +594,7 @@ def test_the_table_holds_every_row_and_the_sentences():
     assert not any(sentence.startswith("† p adjusted by Holm") for sentence in sentences(comparison)), "none is shown"
     for line in comparison.lines:
         assert line_verdict(line, comparison.test_train_ratio) in sentences(comparison)
-        assert points(line.difference.mean) in table
+        assert in_points(line.difference.mean) in table
 
 
 def test_missing_exits_leave_only_the_mean():

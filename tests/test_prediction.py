@@ -162,7 +162,7 @@ def test_a_line_on_stdin_is_answered_before_the_next_one(model):
             assert json.loads(process.stdout.readline())["row"] == number
         process.send_signal(signal.SIGINT)  # while it waits for the next line
         assert process.wait(60) == 130
-        assert process.stderr.read() == ""
+        assert set(process.stderr.read().splitlines()) <= {"loading the model …"}  # only where that takes long
 
 
 @pytest.mark.slow

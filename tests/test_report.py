@@ -237,7 +237,7 @@ def test_a_report_shows_each_algorithm_with_intervals(tmp_path):
         "Score against mean exit layer": "figure, table",
         "Learning curves": "figure",
         "Exits of each method": "figure, table, text",
-        "Patience": "2 figures, 3 text",
+        "Patience": "2 figures, 2 text",
         "Learned weights over time": "2 figures, text",
         "Importance": "text",
         "Paired comparisons of methods": "38 text",
@@ -253,7 +253,7 @@ def test_a_report_shows_each_algorithm_with_intervals(tmp_path):
     for exit in range(3):
         cells = [float(np.mean([c.cells[k].best.exits[exit] for c in mine])) for k in range(3)]
         assert f"<td>{100 * np.mean(cells):.2f}</td>" in text, "three runs are too few for an interval"
-    assert "CLO-v2: clo-v2 lr_theta=" in text
+    assert "The best configurations: CLO-v2 λ1=" in text
     assert "BLO: blo lr_theta=" in text
     assert "<p>By the score at layer speed-up 2 under normalised entropy:</p>" in text
 

@@ -39,6 +39,10 @@ class TestRandom(SearcherContract):
 class TestTpe(SearcherContract):
     searcher = SEARCHERS["tpe"]
 
+    @pytest.mark.slow  # its model is fitted anew for each suggestion
+    def test_finite_space_ends_after_each_configuration_once(self) -> None:
+        super().test_finite_space_ends_after_each_configuration_once()
+
 
 def test_every_searcher_of_ours_has_its_contract_here() -> None:
     contracts = {cls.searcher.name for cls in SearcherContract.__subclasses__()}

@@ -294,7 +294,7 @@ def test_what_mlflow_holds(swept, mlflow_server):
     client = MlflowClient(mlflow_server.url)
     experiment = client.get_experiment_by_name("leebert-pairs").experiment_id
     assert ran.json[0]["mlflow"].startswith(f"{mlflow_server.url}/#/experiments/{experiment}")
-    views = [f"whole: {view}" for view in ("CLO vs BLO", "speed against accuracy", "all configurations", "summary")]
+    views = [f"whole: {view}" for view in ("CLO vs BLO", "speed", "options", "summary")]
     assert list(ran.json[0]["views"]) == views
     tags = client.get_experiment(experiment).tags
     for address in ran.json[0]["views"].values():

@@ -5,13 +5,15 @@ import json
 
 import numpy as np
 import pytest
-from scored_sweep import scored_sweep
+from scored_sweep import FACTS, scored_sweep
 
 from leebert.errors import ConfigError
-from tune.analysis.compare_sweeps import at_speed_ups, compare_sweeps, run_std, verdict_on
+from tune.analysis.compare_sweeps import at_speed_ups, compare_sweeps, variances_of, verdict_on
 from tune.analysis.labels import short_names
+from tune.analysis.power import StatedVariances
 from tune.analysis.samples import influences
 from tune.analysis.stats import random_effects
+from tune.analysis.sweeps import SweepPool
 from tune.analysis.verdict import Verdict, choose_sides
 from tune.analysis.verdict_html import curves_caption
 from tune.running.dry_run import power_in_words
@@ -34,8 +36,14 @@ def sweep(tmp_path_factory):
     return scored_sweep(tmp_path_factory.mktemp("verdict") / "s", ahead(0.05), seeds=[0, 1])
 
 
-def test_a_verdict_has_all_that_is_drawn_and_written(sweep):
-    verdict = verdict_on(sweep)
+@pytest.fixture(scope="module")
+def result(sweep):
+    (result,) = compare_sweeps([sweep], "clo-v2", "blo", objectives=at_speed_ups())
+    return result
+
+
+def test_a_verdict_has_all_that_is_drawn_and_written(result):
+    verdict = result.verdict
     keys = ["score", "exit_01", "exit_02", "exit_03", "speed_up_1.5", "speed_up_2", "speed_up_3", "tuned"]
     assert [effect.key for effect in verdict.effects] == keys
     assert (verdict.a.name, verdict.b.name, verdict.runs, verdict.pairs) == ("CLO-v2", "BLO", 6, 4)
@@ -53,8 +61,7 @@ def test_a_verdict_has_all_that_is_drawn_and_written(sweep):
     assert Verdict.from_dict(plain) == verdict
 
 
-def test_the_curves_are_means_of_the_replayed_ones(sweep):
-    (result,) = compare_sweeps([sweep], "clo-v2", "blo", objectives=at_speed_ups())
+def test_the_curves_are_means_of_the_replayed_ones(result):
     verdict = result.verdict
     a, b, difference = (verdict.curves[name] for name in ("a", "b", "difference"))
     assert a.speed_ups == b.speed_ups
@@ -78,8 +85,8 @@ def test_the_curves_are_means_of_the_replayed_ones(sweep):
     assert difference.high[nearest] - difference.low[nearest] >= 2 * 1.95 * np.sqrt(0.5 * compared[2.0].sampling / 3)
 
 
-def test_the_caption_names_the_band_of_each_curve(sweep):
-    verdict = verdict_on(sweep)
+def test_the_caption_names_the_band_of_each_curve(result):
+    verdict = result.verdict
     assert curves_caption(verdict).endswith("Band: 95 % CI over 6 runs.")
     few = dataclasses.replace(verdict.curves["b"], band="range", runs=3)
     mixed = dataclasses.replace(verdict, curves={**verdict.curves, "b": few})
@@ -87,8 +94,7 @@ def test_the_caption_names_the_band_of_each_curve(sweep):
     assert curves_caption(mixed, ["difference"]).endswith("Band: 95 % CI over 6 runs.")
 
 
-def test_all_pairs_together_are_the_mean_over_the_lines(sweep):
-    (result,) = compare_sweeps([sweep], "clo-v2", "blo")
+def test_all_pairs_together_are_the_mean_over_the_lines(sweep, result):
     lines, overall = result.scores.lines, result.scores.overall
     assert len(lines) == 2
     assert len(overall.paired) == 4
@@ -98,17 +104,15 @@ def test_all_pairs_together_are_the_mean_over_the_lines(sweep):
     assert one.verdict.no_curves == "not requested"
 
 
-@pytest.mark.parametrize(("seeds", "runs"), [([0], 3), ([0, 1], 6)])
-def test_too_few_runs_have_no_interval(tmp_path, seeds, runs):
-    verdict = verdict_on(scored_sweep(tmp_path / "s", ahead(0.05), seeds=seeds))
-    shown = runs >= 4
-    assert all((effect.low is not None) == shown for effect in verdict.effects if effect.estimate is not None)
-    assert verdict.curves["a"].band == ("interval" if shown else "range")
-    if not shown:
-        assert verdict.main.significant is None
-        assert verdict.winner == ""
-        assert verdict.power is None
-        assert verdict.sentence.endswith("validation score, 3 runs each: too few for an interval (at least 4)")
+def test_too_few_runs_have_no_interval(tmp_path, result):
+    assert all(effect.low is not None for effect in result.verdict.effects if effect.estimate is not None)
+    verdict = verdict_on(scored_sweep(tmp_path / "s", ahead(0.05), seeds=[0]))
+    assert all(effect.low is None for effect in verdict.effects)
+    assert verdict.curves["a"].band == "range"
+    assert verdict.main.significant is None
+    assert verdict.winner == ""
+    assert verdict.power is None
+    assert verdict.sentence.endswith("validation score, 3 runs each: too few for an interval (at least 4)")
 
 
 def test_two_folds_have_no_interval_and_the_sentence_says_why(tmp_path):
@@ -147,8 +151,7 @@ def test_configurations_are_named_by_what_differs():
     assert short_names([clo, without]) == ["C=4", "CLO-v2"]
 
 
-def test_the_sampling_variance_is_that_of_the_same_samples_under_both_sides(sweep):
-    (result,) = compare_sweeps([sweep], "clo-v2", "blo", objectives=at_speed_ups())
+def test_the_sampling_variance_is_that_of_the_same_samples_under_both_sides(sweep, result):
     pool, overall = result.pool, result.scores.overall
     of_exits, *of_speed_ups = influences(pool, set(pool.state.configs), at_speed_ups(), result.replayed)
     variance, exits = of_exits.variances(dict.fromkeys(overall.cells, overall.paired))
@@ -194,13 +197,38 @@ def test_the_command_prints_the_verdict_first_and_the_power_that_is_asked_for(sw
     assert "above 0" in cli("leebert-tune", "compare", "s", *where, "--power", "0").err
 
 
-def test_a_dry_run_states_its_power_from_a_stated_or_an_earlier_standard_deviation(sweep):
+def test_a_dry_run_states_its_power_from_a_stated_standard_deviation_or_an_earlier_sweep(sweep, result):
     spec = spec_of(sweep)
     (line,) = power_in_words(spec)
     assert "6 runs of each configuration detect differences of 5.2 standard deviations" in line
-    lines = power_in_words(spec, 0.0036, run_std(sweep))
+    earlier = variances_of(sweep)
+    lines = power_in_words(spec, 0.0036, StatedVariances(earlier.std))
     assert lines[0].startswith(
         "to detect 0.36 points with 80 % power, if the differences of single runs have a standard "
     )
     assert "  3 folds: not at any number of seeds, if those of a fold agree" in lines
+    # The earlier sweep itself: a dry run of the same space promises what its comparison says, seeds and samples apart.
+    power = result.verdict.power
+    lines = power_in_words(spec, 0.0036, earlier, FACTS["rows"])
+    assert f"6 runs detect {100 * power.detectable:.2f} points with 80 % power" in lines
+    assert any(line.startswith("with these variances, more seeds on 3 folds detect at best ") for line in lines)
+    assert sum(line.startswith("  ") for line in lines) == len(power.plans) == 4, "other numbers of folds are listed"
+    assert earlier.on(3, 4 * FACTS["rows"]).sampling == pytest.approx(earlier.seen.sampling / 4)
+    assert earlier.on(1) == StatedVariances(earlier.std).on(1), "folds do not show the variances of one split"
     assert "too few for an interval" in power_in_words(spec.model_copy(update={"seeds": (0,)}))[0]
+
+
+def test_intervals_of_scores_end_at_the_least_and_the_largest_score(tmp_path):
+    """Folds of very different scores: the bands of both sides would pass 100 %."""
+
+    def score(values, seed, fold):
+        return (0.55, 0.99, 0.99)[fold] - 0.01 * (values["algorithm"] == "blo")
+
+    one = {"lr_theta": [1e-5], "cycle_length": [2]}
+    folder = scored_sweep(tmp_path / "s", score, seeds=[0, 1], space=one)
+    pool = SweepPool.of(folder)
+    curves = verdict_on(folder).curves
+    assert max(*curves["a"].high, *curves["b"].high) == 1.0
+    assert pool.score_interval([0.6, 0.99, 0.99, 0.99]).high == 1.0
+    assert pool.score_interval([0.01, 0.3, 0.01, 0.01]).low == 0.0
+    assert pool.score_range == (0.0, 1.0)

@@ -133,7 +133,11 @@ def sweep(
         ),
     ] = None,
     std_from: Annotated[
-        str | None, typer.Option(metavar="SWEEP", help="With --dry-run: take it from an earlier sweep.")
+        str | None,
+        typer.Option(
+            metavar="SWEEP",
+            help="With --dry-run: take the variances of samples, folds and seeds from an earlier sweep.",
+        ),
     ] = None,
     json_: Json = False,
 ) -> None:
@@ -151,7 +155,7 @@ def sweep(
     # Read every file first: an error in the last one shows before the first sweep starts.
     loaded = [(path, load_space(path, overrides)) for path in spaces]
     if dry_run:
-        _print_plans(loaded, device, json_, _difference(power), _std(std, std_from, storage))
+        _print_plans(loaded, device, json_, _difference(power), _variances(std, std_from, storage))
         return
     names = _names_of(loaded, name)
     for (_, spec), sweep_name in zip(loaded, names, strict=True):
@@ -168,9 +172,9 @@ def sweep(
     _conclude(outcomes, json_)
 
 
-def _std(points: float | None, sweep: str | None, storage: str | None) -> float | None:
-    """Return the standard deviation that a dry run is given, a fraction; None without one."""
-    from tune.analysis.compare_sweeps import run_std
+def _variances(points: float | None, sweep: str | None, storage: str | None) -> Any:
+    """Return the variances of differences that a dry run is given; None without any."""
+    from tune.analysis.power import StatedVariances
     from tune.store.folder import SweepFolder
 
     if points is not None and sweep is not None:
@@ -178,18 +182,20 @@ def _std(points: float | None, sweep: str | None, storage: str | None) -> float 
     if points is not None and not 0 < points <= 100:
         raise ConfigError(f"--std {points:g}: a number of points above 0 and at most 100, such as 0.5")
     if sweep is not None:
-        return run_std(SweepFolder.find(sweep, storage))
-    return None if points is None else points / 100
+        folder = SweepFolder.find(sweep, storage)
+        with live.display(f"reading the differences of {folder.name}"):
+            from tune.analysis.compare_sweeps import variances_of
+
+            return variances_of(folder)
+    return None if points is None else StatedVariances(points / 100)
 
 
-def _print_plans(
-    loaded: list[tuple[Path, Any]], device: str, json_: bool, difference: float, std: float | None
-) -> None:
+def _print_plans(loaded: list[tuple[Path, Any]], device: str, json_: bool, difference: float, variances: Any) -> None:
     """Print what each sweep would run and cost, and what it could detect; train nothing."""
     with live.display(LOADING):
         from tune.running.dry_run import plan, print_plan
 
-        plans = [plan(spec, device, difference, std) for _, spec in loaded]
+        plans = [plan(spec, device, difference, variances) for _, spec in loaded]
     if json_:
         console.emit_json(plans)
         return
@@ -390,8 +396,7 @@ def list_(storage: Storage = None, json_: Json = False) -> None:
         console.emit_json(sweeps)
         return
     print_list(sweeps)
-    where = f" --storage {shlex.quote(storage)}" if storage else ""
-    console.next_step(f"leebert-tune status NAME{where}" if sweeps else "leebert-tune spaces")
+    _next("status NAME", storage) if sweeps else console.next_step("leebert-tune spaces")
 
 
 @app.command(cls=Command)
@@ -418,9 +423,8 @@ def status(
         console.emit_json(status_now)
         return
     print_status(status_now)
-    where = f" --storage {shlex.quote(storage)}" if storage else ""
     command = {"running": "status --watch", "finished": "best" if status_now["best"] else "report"}
-    console.next_step(f"leebert-tune {command.get(status_now['state'], 'resume')} {shlex.quote(name)}{where}")
+    _next(f"{command.get(status_now['state'], 'resume')} {shlex.quote(name)}", storage)
 
 
 @app.command(cls=Command)
@@ -447,8 +451,7 @@ def stop(
         print(f"{folder.name}: stop requested; the current epochs are still running")
     else:
         print(f"{folder.name}: stopped")
-        where = f" --storage {shlex.quote(storage)}" if storage else ""
-        console.next_step(f"leebert-tune resume {shlex.quote(name)}{where}")
+        _next(f"resume {shlex.quote(name)}", storage)
 
 
 @app.command(cls=Command)
@@ -623,6 +626,8 @@ def rebuild_mlflow(
         )
         print(f"MLflow: {rebuilt['mlflow']}")
         print_views(rebuilt["views"])
+        if not rebuilt["unsent"] and not rebuilt["differences"]:
+            _next(f"report {shlex.quote(name)}", storage)
     if rebuilt["unsent"]:
         raise TrackingError(f"{rebuilt['unsent']} events did not reach MLflow; run the same command again")
     if differences := rebuilt["differences"]:
@@ -647,13 +652,16 @@ def views(
     from tune.store.folder import SweepFolder
     from tune.tracking.publish import show
 
-    published = show(SweepFolder.find(name, storage), tracking_uri=tracking_uri, experiment=experiment)
+    folder = SweepFolder.find(name, storage)
+    with live.display("comparing the methods, and writing the views to MLflow"):
+        published = show(folder, tracking_uri=tracking_uri, experiment=experiment)
     if json_:
         console.emit_json(published)
         return
     print_views(published["views"], published["note"])
     if published["running"]:
         print(f"the sweep is still running: the views show its {published['complete']} completed configurations so far")
+    _next(f"{'status' if published['running'] else 'report'} {shlex.quote(name)}", storage)
 
 
 @app.command(cls=_WithPower)
@@ -694,21 +702,23 @@ def compare(
     objectives = at_speed_ups(speed_up or (), criterion, patience)
     picked = _picked(where or [])
     folders = [SweepFolder.find(name, storage) for name in names]
-    sides = choose_sides(folders, _option(option), a, b)
-    comparisons = compare_sweeps(
-        folders,
-        *sides,
-        option=_option(option),
-        where=picked,
-        objectives=objectives,
-        epochs=html is not None,
-        difference=_difference(power),
-    )
-    if html is not None:
-        from tune.analysis.compare_html import comparison_page
-        from tune.tracking.artifacts import deliver
+    sides, difference = choose_sides(folders, _option(option), a, b), _difference(power)
+    with live.display("reading the ledger"):
+        comparisons = compare_sweeps(
+            folders,
+            *sides,
+            option=_option(option),
+            where=picked,
+            objectives=objectives,
+            epochs=html is not None,
+            difference=difference,
+        )
+        if html is not None:
+            live.phase("drawing the page, and logging it to MLflow")
+            from tune.analysis.compare_html import comparison_page
+            from tune.tracking.artifacts import deliver
 
-        deliver(comparison_page(comparisons), html, folders, tracking_uri=tracking_uri, experiment=experiment)
+            deliver(comparison_page(comparisons), html, folders, tracking_uri=tracking_uri, experiment=experiment)
     if not json_:
         print_comparisons(comparisons, power=power is not None)
         where_stored = ["--storage", storage] if storage else []
@@ -729,6 +739,12 @@ def _difference(points: float | None) -> float:
     if points is not None and not 0 < points <= 100:
         raise ConfigError(f"--power {points:g}: a difference in points above 0 and at most 100, such as 0.36")
     return DIFFERENCE if points is None else points / 100
+
+
+def _next(command: str, storage: str | None) -> None:
+    """Print the command of this program to run next, on the same storage."""
+    where = f" --storage {shlex.quote(storage)}" if storage else ""
+    console.next_step(f"leebert-tune {command}{where}")
 
 
 def _option(name: str) -> str:
@@ -762,15 +778,15 @@ def report(
     from tune.store.folder import SweepFolder
 
     folder = SweepFolder.find(name, storage)
-    with live.display("reading the sweep and drawing its figures"):
+    with live.display("reading the ledger"):
         from tune.analysis.report import sweep_page
         from tune.tracking.artifacts import deliver
 
         page, path = sweep_page(folder), out or folder.path / "report.html"
-        live.phase("writing the page, and logging it to MLflow")
+        live.phase("logging the page to MLflow")
         written = deliver(page, path, [folder], tracking_uri=tracking_uri, experiment=experiment)
     print(written)
-    console.next_step(f"leebert-tune best {shlex.quote(name)}{f' --storage {shlex.quote(storage)}' if storage else ''}")
+    _next(f"best {shlex.quote(name)}", storage)
 
 
 @app.command(cls=Command)
@@ -796,10 +812,11 @@ def simulate(
 
     recording = Recording.find(name, storage)
     spec = recording.spec_with(pruner, searcher, set_ or ())
-    from tune.running.simulate import print_simulation
-    from tune.running.simulate import simulate as simulate_
+    with live.display(LOADING):
+        from tune.running.simulate import print_simulation
+        from tune.running.simulate import simulate as simulate_
 
-    summary = simulate_(recording, spec, orders=orders, concurrent=concurrent, seed=seed).as_dict()
+        summary = simulate_(recording, spec, orders=orders, concurrent=concurrent, seed=seed).as_dict()
     if save is not None:
         recording.save(save)
     if json_:

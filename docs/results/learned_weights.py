@@ -23,6 +23,9 @@ from tune.analysis.stats import corrected_t
 
 HERE = Path(__file__).parent
 PAGE, RUNS, PICTURE = HERE / "learned_weights.md", HERE / "learned_weights", HERE / "learned_weights" / "epochs.png"
+FREE = RUNS / "free.png"
+#: Sweeps of `benchmarks/free_weights.yaml`, whose weights are drawn and whose scores are not compared.
+UNBOUND = {"free-weights-adam": "Adam, λ2 = 0.1", "free-weights-sgd": "SGD, λ2 = 1"}
 CONTROL = "uniform-d1"
 METHODS = (CONTROL, "clo-v2", "blo", "hyper-v2")
 
@@ -36,6 +39,7 @@ def keep(folder: Path) -> None:
         {
             "algorithm": c.values["algorithm"],
             "lr_omega": c.values.get("lr_omega", np.nan),
+            "parametrisation": c.values.get("parametrisation", ""),
             "seed": cell.seed,
             "fold": cell.fold,
             "epoch": epoch + 1,
@@ -100,9 +104,41 @@ def draw(files: list[Path]) -> None:
     figure.savefig(PICTURE, dpi=110)
 
 
+def draw_free(files: list[Path]) -> None:
+    """Draw the weight of each exit's cross-entropy over the epochs, a column per parametrisation, a row per optimiser of ω."""
+    tables = [pd.read_parquet(file) for file in files]
+    names = list(dict.fromkeys(tables[0].parametrisation))
+    figure, axes = plt.subplots(
+        len(files),
+        len(names),
+        figsize=(2.6 * len(names), 2.9 * len(files)),
+        constrained_layout=True,
+        squeeze=False,
+        sharex=True,
+    )
+    for row, file, runs in zip(axes, files, tables, strict=True):
+        for axis, name in zip(row, names, strict=True):
+            for algorithm in METHODS[1:]:
+                part = runs[(runs.algorithm == algorithm) & (runs.parametrisation == name)].sort_values("epoch")
+                weights = np.stack(part.ce)  # (epochs, M)
+                colour = algorithm_colour(algorithm)
+                axis.plot(part.epoch, weights, color=colour, alpha=0.25, lw=0.8)
+                axis.plot(part.epoch, weights.mean(axis=1), color=colour, lw=2, label=algorithm_label(algorithm))
+            axis.axhline(1, color="#999999", lw=0.8, ls=":")
+            axis.set_title(name)
+            axis.spines[["top", "right"]].set_visible(False)
+        row[0].set_ylabel(f"{UNBOUND[file.stem]}\nweight of a cross-entropy")
+    for axis in axes[-1]:
+        axis.set_xlabel("epoch")
+    axes[0][0].legend(frameon=False, fontsize=8)
+    figure.savefig(FREE, dpi=110)
+
+
 def fill() -> None:
-    """Write the tables into the page and draw the picture."""
-    files = sorted(RUNS.glob("*.parquet"))
+    """Write the tables into the page and draw the pictures."""
+    files = sorted(file for file in RUNS.glob("*.parquet") if file.stem not in UNBOUND)
+    if unbound := [file for name in UNBOUND if (file := RUNS / f"{name}.parquet").exists()]:
+        draw_free(unbound)
     page = PAGE.read_text()
     for file in files:
         text = "\n".join(table(pd.read_parquet(file)))

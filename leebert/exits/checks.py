@@ -7,7 +7,7 @@ from typing import Protocol
 
 from leebert.errors import ConfigError
 from leebert.exits import CRITERIA, FULL_MODEL, threshold_problem, with_threshold, without_patience
-from leebert.exits.criterion import Criterion
+from leebert.exits.criterion import Criterion, ExitCriterion
 
 
 class ExitParameters(Protocol):
@@ -74,6 +74,33 @@ def check_criterion(criterion: str, patience: int | None, num_exits: int) -> Non
         raise ConfigError(
             f"patience {patience} of {criterion}: this model has {num_exits} exits, so it lies between 1 and {num_exits - 1}"
         )
+
+
+def check_numpy(name: str, criterion: ExitCriterion, num_classes: int) -> None:
+    """Refuse a criterion that does not work on NumPy arrays, as exported models need it.
+
+    Args:
+        name: Its name.
+        criterion: The criterion at a threshold.
+        num_classes: K.
+
+    Raises:
+        ConfigError: Its `step` fails on NumPy arrays, or returns others.
+    """
+    import numpy as np
+
+    logits, state = np.eye(num_classes, dtype=np.float32), None
+    try:
+        for _ in range(2):
+            exited, state = criterion.step(logits, state)
+            if not isinstance(exited, np.ndarray) or exited.dtype != np.bool_:
+                raise TypeError(f"step returned {type(exited).__name__}")
+    except Exception as error:  # whatever another package does
+        origin = CRITERIA.origin(name)
+        raise ConfigError(
+            f"exit criterion {name!r}{f' of {origin}' if origin else ''} works on torch tensors only, and exported models "
+            f"have NumPy arrays ({type(error).__name__}: {error}); write it with leebert.exits.arrays, or choose another"
+        ) from None
 
 
 def check_classes(criterion: str, num_classes: int) -> None:

@@ -10,6 +10,7 @@ import stat
 import types
 import typing
 from collections.abc import Iterator, Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -387,7 +388,7 @@ _Problems = Iterator[tuple[str, str]]
 
 def _check(manifest: Manifest, path: Path) -> None:
     """Refuse a manifest that contradicts itself."""
-    for key, problem in (*_file_problems(manifest), *_segment_problems(manifest), *_exit_problems(manifest)):
+    for key, problem in chain(_file_problems(manifest), _segment_problems(manifest), _exit_problems(manifest)):
         raise CheckpointError(f"{path}: {key}: {problem}; {ADVICE}")
 
 

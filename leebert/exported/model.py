@@ -13,7 +13,7 @@ from leebert.data.collate import TokenRows
 from leebert.errors import CheckpointError, ConfigError, DataError
 from leebert.exits import CRITERIA
 from leebert.exits.arrays import softmax
-from leebert.exits.checks import threshold_and_patience
+from leebert.exits.checks import check_numpy, threshold_and_patience
 from leebert.exits.criterion import CriterionState, ExitCriterion
 from leebert.exported import choosing
 from leebert.exported.manifest import (
@@ -180,11 +180,14 @@ class ExportedModel:
             exits: The criterion with its parameters.
 
         Raises:
-            ConfigError: The criterion is unknown, or a parameter is missing, superfluous or out of range.
+            ConfigError: The criterion is unknown or knows torch alone, or a parameter is missing, superfluous or out of range.
         """
         choosing.checked(self.manifest, exits)
         parameters = threshold_and_patience(exits.criterion, exits.threshold, exits.patience, self.manifest.num_exits)
-        return CRITERIA[exits.criterion].make(*parameters, len(self.manifest.labels))
+        criterion = CRITERIA[exits.criterion].make(*parameters, len(self.manifest.labels))
+        if exits.criterion not in CRITERIA.built_in:
+            check_numpy(exits.criterion, criterion, len(self.manifest.labels))
+        return criterion
 
     def choose(
         self,

@@ -13,6 +13,23 @@ from leebert.exported.manifest import ADVICE, TOKENIZER, Manifest
 _SHOWN = 3  # the number of rows that an error names
 
 
+def tokenizer_text(tokenizer: Any, max_length: int, direction: str = "right") -> str:
+    """Return the text of `tokenizer.json` for a tokenizer of transformers.
+
+    Args:
+        tokenizer: Its `backend_tokenizer`; it is not changed.
+        max_length: Tokens to which texts are truncated.
+        direction: The side on which they are truncated, its `truncation_side`.
+    """
+    from tokenizers import Tokenizer
+
+    copy = Tokenizer.from_str(tokenizer.to_str())
+    copy.no_padding()
+    copy.enable_truncation(max_length, direction=direction)
+    text: str = copy.to_str()
+    return text
+
+
 class TextEncoder:
     """The tokenizer of an exported model.
 

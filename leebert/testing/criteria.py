@@ -12,8 +12,9 @@ import torch
 
 from leebert.evaluate import RecordedLogits
 from leebert.exits import CRITERIA
+from leebert.exits.checks import check_numpy
 from leebert.exits.criterion import Criterion
-from leebert.exits.replay import make_criterion, replay
+from leebert.exits.replay import exit_indices, make_criterion, measured, replay
 from leebert.inference import infer
 from leebert.runtime import Runtime
 from leebert.testing.rows import imports_of, registered
@@ -144,6 +145,26 @@ class CriterionContract:
                 taken = replay(criterion, logits)
                 assert (outcome.layers.numpy() - 1 == taken).all()
                 assert (outcome.logits.numpy() == logits[taken, np.arange(len(taken))]).all()
+
+    @pytest.mark.parametrize(("exits", "classes"), _SHAPES)
+    def test_numpy_arrays_give_the_same_exits(self, exits: int, classes: int) -> None:
+        """Samples exit in an exported model, whose arrays are NumPy's, where they exit in torch, but at ties."""
+        logits = recorded_logits(5, exits, 300 // exits, classes)
+        for patience in self._patiences(logits):
+            for threshold in self._thresholds(logits)[::3]:
+                criterion = self._criterion(threshold, logits, patience)
+                check_numpy(self.criterion.name, criterion, classes)
+                in_torch = exit_indices(criterion, torch.from_numpy(logits)).numpy()
+                differ = in_torch != exit_indices(criterion, logits)
+                assert not (differ & ~self._ties(criterion, threshold, logits)).any()
+
+    def _ties(self, criterion: Any, threshold: float | None, logits: np.ndarray) -> np.ndarray:
+        """(N,) whether a sample's measured number equals the threshold at any exit, to the precision of float32."""
+        if threshold is None or self.criterion.whole:
+            return np.zeros(logits.shape[1], bool)
+        values = measured(criterion, logits).astype(float)
+        near: np.ndarray = np.isclose(values, threshold, rtol=1e-5, atol=1e-6)
+        return near.any(axis=0)
 
     def test_samples_do_not_see_each_other(self) -> None:
         """A sample exits at the same exit alone and at any position of a batch."""

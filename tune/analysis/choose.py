@@ -10,13 +10,14 @@ from leebert.errors import ConfigError, LeebertError, SweepError
 from leebert.methods import METHODS
 from leebert.milliseconds import ExitMilliseconds
 from leebert.tradeoff import Tradeoff
+from tune.analysis.labels import short_names
 from tune.analysis.learned import ConfigurationMargin, margins_of, none_learned
 from tune.analysis.overview import UNFINISHED
 from tune.analysis.settings import uneven_settings
 from tune.analysis.sweeps import LoadedSweep, require_alike
 from tune.analysis.tradeoff import FrontPoint, RankingObjective, curves, pareto
 from tune.store.folder import SweepFolder
-from tune.store.history import CellKey, Configuration, describe
+from tune.store.history import CellKey, Configuration
 from tune.store.ledger import LedgerRecord
 from tune.store.ranking import Ranked, completed, one_standard_error, ranking
 
@@ -254,7 +255,7 @@ def _curves_of(
     if unreadable and objective.kind != "score":
         log.info(
             "note: not ranked, as validation logits of a run are missing or damaged: "
-            + "; ".join(describe(candidates[c.id].configuration.values) for c in unreadable)
+            + "; ".join(_short_names(candidates)[c.id] for c in unreadable)
         )
     return replayed, "", unreadable
 
@@ -294,6 +295,16 @@ def _warn_of_one_exit(sweeps: Sequence[LoadedSweep]) -> None:
         )
 
 
+def _short_names(candidates: Mapping[str, Candidate]) -> dict[str, str]:
+    """Name the candidates by what differs between them, by their keys; those of several sweeps with their sweep."""
+    names = short_names([candidate.configuration.values for candidate in candidates.values()])
+    several = len({candidate.sweep.name for candidate in candidates.values()}) > 1
+    return {
+        key: f"{candidate.sweep.name} {name}" if several else name
+        for (key, candidate), name in zip(candidates.items(), names, strict=True)
+    }
+
+
 def _none_reaches(
     objective: RankingObjective,
     candidates: dict[str, Candidate],
@@ -313,6 +324,6 @@ def _none_reaches(
         reaches = f"reaches layer speed-ups from {slowest[key].slowest:.3g} to {slowest[key].fastest:.2f}"
     return (
         f"{objective.target}: none of {len(candidates)} completed configurations reaches it in every run "
-        f"under {objective.under}; the nearest, {key} ({describe(candidates[key].configuration.values)}), "
-        f"{reaches} on {len(slowest[key].exit_layers)} exits in its slowest run"
+        f"under {objective.under}; the nearest, {_short_names(candidates)[key]}, {reaches} on "
+        f"{len(slowest[key].exit_layers)} exits in its slowest run"
     )

@@ -11,11 +11,12 @@ from tune.analysis.compare import Comparison
 from tune.analysis.compare_sweeps import OnSweep, across
 from tune.analysis.compare_text import across_rows, across_sentences, rows, sentences
 from tune.analysis.html import HtmlPage
+from tune.analysis.labels import short_names
 from tune.analysis.sweeps import SweepPool
 from tune.analysis.verdict_html import add_verdict, colours, curves_caption, difference_curve
 from tune.analysis.wording import side_name
 from tune.store.curves import FEWEST
-from tune.store.history import Configuration, History, describe
+from tune.store.history import Configuration, History
 from tune.store.ranking import best, completed
 
 
@@ -122,7 +123,10 @@ def draw_best(
         prefix: Start of the headings, such as the name of a sweep.
     """
     page.heading(f"{prefix}Patience")
-    best_of = [f"{name}: {describe(c.values)}" for name, c in tops.items()]
+    history = pool.state.history()
+    names = dict(zip((c.id for c in history), short_names([c.values for c in history]), strict=True))
+    # A method with one configuration has the name of its side.
+    best_of = [names[c.id] for name, c in tops.items() if names[c.id] != name]
     try:
         metric = pool.manifest["metric"]
         curves = {name: figures.patience_points(pool.homes[c.id], pool.state, c, metric) for name, c in tops.items()}
@@ -132,7 +136,8 @@ def draw_best(
         by_score, by_layers = charts.patience(curves, tints)
         page.figure((by_score, "Score at each patience."), (by_layers, "Mean exit layer at each patience."))
         page.text("The best configuration of each under the exit criterion patience, means over runs.")
-    page.text(*best_of)
+    if best_of:
+        page.text(f"The best configurations: {'; '.join(best_of)}.")
     page.heading(f"{prefix}Learned weights over time")
     maps = [
         (f"{name}: {figures.TERMS[term]}", weights)

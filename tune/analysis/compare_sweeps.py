@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from leebert import live
 from leebert.errors import ConfigError, LeebertError, SweepError
 from leebert.tradeoff import Tradeoff
 from tune.analysis.compare import Comparison, compare, jsonable
-from tune.analysis.power import DIFFERENCE
+from tune.analysis.power import DIFFERENCE, Spread, StatedVariances
 from tune.analysis.samples import NONE, Influences, influences
 from tune.analysis.settings import uneven_settings
 from tune.analysis.stats import Interval, corrected_t, sign_flip
@@ -138,6 +140,7 @@ def compare_sweeps(
     """
     comparisons = []
     for pool in (pools := load_pools(folders, option, a, b, epochs=epochs)):
+        live.phase(f"comparing {side_name(option, a)} with {side_name(option, b)} on {pool.name}")
         try:
             result = compare_pool(pool, a, b, option=option, where=where, objectives=objectives, difference=difference)
             comparisons.append(result)
@@ -234,8 +237,8 @@ def verdict_on(
     return compare_pool(SweepPool.of(folder), a, b, option=option, objectives=at_speed_ups()).verdict
 
 
-def run_std(folder: SweepFolder) -> float:
-    """Return the standard deviation of single runs' differences between a sweep's two main methods, a fraction.
+def variances_of(folder: SweepFolder) -> StatedVariances:
+    """Return the variances of the differences between a sweep's two main methods: of samples, folds and seeds.
 
     Args:
         folder: The sweep, finished or not.
@@ -245,10 +248,12 @@ def run_std(folder: SweepFolder) -> float:
         ConfigError: It has one method, or the methods cannot be paired.
     """
     a, b = choose_sides([folder])
-    std = compare_pool(SweepPool.of(folder), a, b, by_samples=False).scores.overall.difference.std
-    if not std > 0:
+    pool = SweepPool.of(folder)
+    difference = compare_pool(pool, a, b).scores.overall.difference
+    if not difference.std > 0:
         raise SweepError(f"sweep {folder.name}: fewer than two runs of {a} and {b}, or all with the same difference")
-    return std
+    seen = None if math.isnan(difference.between) and difference.folds > 1 else Spread.of(difference)
+    return StatedVariances(difference.std, seen, int(pool.manifest["rows"]))
 
 
 def at_speed_ups(

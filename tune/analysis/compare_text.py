@@ -8,12 +8,13 @@ from typing import Any
 
 from leebert import console
 from leebert.majority import margin_in_words
+from leebert.points import in_points
 from tune.analysis.compare import Comparison, PairedComparison, line_verdict
 from tune.analysis.compare_sweeps import Across, AtSpeedUp, OnSweep, across
 from tune.analysis.labels import option_text
 from tune.analysis.stats import USEFUL, Interval
 from tune.analysis.verdict import Side, Verdict
-from tune.analysis.wording import level, p_value, points, power_lines, span
+from tune.analysis.wording import level, p_value, power_lines, span
 from tune.store.curves import FEWEST
 
 # The verdict
@@ -96,7 +97,7 @@ def _own(line: PairedComparison) -> str:
 
 def _numbers(interval: Interval, sign_flip_p: float) -> tuple[str, ...]:
     return (
-        points(interval.mean),
+        in_points(interval.mean),
         span(interval),
         p_value(interval.p if interval.useful else None),
         p_value(sign_flip_p),
@@ -170,9 +171,11 @@ def across_rows(combined: Sequence[Across]) -> list[tuple[str, ...]]:
         ("over tasks", *first.tasks, "mean", level(first.difference.confidence), "p", "flip p")
     ]
     for one in combined:
-        each = (points(d) for d in one.tasks.values())
+        each = (in_points(d) for d in one.tasks.values())
         p = p_value(one.difference.p if one.difference.useful else None)
-        table.append((one.what, *each, points(one.difference.mean), span(one.difference), p, p_value(one.sign_flip_p)))
+        table.append(
+            (one.what, *each, in_points(one.difference.mean), span(one.difference), p, p_value(one.sign_flip_p))
+        )
     return table
 
 

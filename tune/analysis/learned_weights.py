@@ -15,7 +15,7 @@ from tune.analysis.power import power_of
 from tune.analysis.samples import influences
 from tune.analysis.still_weights import OmegaMoves, omega_moves
 from tune.analysis.sweeps import LoadedSweep, SweepPool
-from tune.analysis.wording import verdict
+from tune.analysis.wording import level, verdict
 from tune.store.ranking import completed
 
 #: The level at which all intervals of one answer hold together.
@@ -134,13 +134,25 @@ def conclusion(results: tuple[AgainstUniform, ...]) -> str:
     if better or worse:
         opening = "better" if not worse else "worse" if not better else "better or worse"
         verdicts = "; ".join(r.in_words() for r in (*better, *worse))
-        return f"learned loss weights are {opening} than uniform ones on this data, by method: {verdicts}"
+        answer = f"learned loss weights are {opening} than uniform ones on this data, by method: {verdicts}"
+        return answer + _together(results)
     if not results:
         return ""
     most = max(results, key=lambda r: abs(r.tuned.difference.mean))
     if not any(r.tuned.difference.useful for r in results):
         return f"too few runs to compare learned with uniform loss weights; the largest difference: {most.in_words()}"
-    return f"learned and uniform loss weights don't differ significantly on this data; the largest difference: {most.in_words()}"
+    answer = "learned and uniform loss weights don't differ significantly on this data; the largest difference:"
+    return f"{answer} {most.in_words()}{_together(results)}"
+
+
+def _together(results: tuple[AgainstUniform, ...]) -> str:
+    """Explain the level of each interval, where there are several; empty otherwise."""
+    if len(results) < 2:
+        return ""
+    each = level(results[0].tuned.difference.confidence).removesuffix(" CI")
+    return (
+        f"; {each} per method make {level(CONFIDENCE).removesuffix(' CI')} for all {len(results)} together (Bonferroni)"
+    )
 
 
 def recorded(results: tuple[AgainstUniform, ...]) -> Mapping[str, Any] | None:

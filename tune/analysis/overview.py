@@ -17,7 +17,7 @@ from tune.analysis.progress import Active, BestSoFar, RunningConfiguration, Swee
 from tune.analysis.progress_text import best_line, progress_lines, running_line
 from tune.space import SweepSpec
 from tune.store.folder import SweepFolder, spec_of
-from tune.store.history import History, Placement, describe
+from tune.store.history import History, Placement
 from tune.store.ledger import SweepState
 from tune.store.ranking import completed, ranking, score
 
@@ -61,7 +61,9 @@ def status_of(folder: SweepFolder) -> dict[str, Any]:
         # The ledger is newer than the heartbeat: what has ended since is neither running nor queued.
         active = {c.id for c in history if c.state == "running"}
         for key in ("running", "queued"):  # a driver of an older version writes no queued ones
-            status[key] = [describe(state.configs[c].values) for c in alive.get(key, []) if c in active]
+            status[key] = [
+                searched_name(state.configs[c].values, searched(spec)) for c in alive.get(key, []) if c in active
+            ]
         if status["queued"]:  # granted, so running in the ledger, but Ray has no resources for it yet
             status["configurations"]["running"] -= len(status["queued"])
             status["configurations"]["queued"] = len(status["queued"])

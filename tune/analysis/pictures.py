@@ -8,7 +8,7 @@ import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from tune.analysis.figures import colour
+from tune.analysis.figures import MARKERS, colour
 from tune.analysis.verdict import Effect, ScoreCurve, Verdict
 from tune.analysis.wording import level
 
@@ -22,6 +22,9 @@ _NEUTRAL = "#5a5e66"
 
 #: The largest number of exits that a forest plot shows; of more it shows evenly spaced ones, the first and last included.
 MOST_EXITS = 8
+
+#: The largest number of lines in a picture by exit.
+MOST_LINES = 8
 
 #: The layer speed-ups that an axis names.
 SPEED_UPS = (1, 1.5, 2, 3, 4, 6, 8, 12, 24)
@@ -37,6 +40,17 @@ class Row:
     high: float | None
     colour: str
     filled: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
+class ExitLine:
+    """Values by exit with their intervals, (M,) each, in points, per cent or weights; NaN ends where there is none."""
+
+    name: str
+    values: tuple[float, ...]
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+    colour: str
 
 
 def verdict_picture(verdict: Verdict) -> bytes:
@@ -94,6 +108,33 @@ def rows_picture(title: str, rows: Sequence[Row], x: str, *, zero: bool) -> byte
     if zero:
         axes.axvline(0, color="#333333", lw=0.9, zorder=0)
     axes.set_xlabel(x)
+    return _png(figure)
+
+
+def exits_picture(title: str, lines: Sequence[ExitLine], y: str, *, level: float | None = None) -> bytes:
+    """Draw values by exit, each with its interval; the lines stand beside each other, so that intervals do not overlap.
+
+    Args:
+        title: Title of the picture.
+        lines: The lines; at most :data:`MOST_LINES` of them are drawn.
+        y: Label of the y-axis.
+        level: A value to mark, such as 0 or the start of all weights.
+    """
+    kept = lines[:MOST_LINES]
+    figure, axes = _square(title + (f" ({len(kept)} of {len(lines)})" if len(kept) < len(lines) else ""))
+    if level is not None:
+        axes.axhline(level, color="#333333", lw=0.9, zorder=0)
+    for i, line in enumerate(kept):
+        at = [exit + 0.5 * ((i + 0.5) / len(kept) - 0.5) for exit in range(1, len(line.values) + 1)]
+        style = {"color": line.colour, "marker": MARKERS[i % len(MARKERS)], "ls": ("-", "--", ":")[i // 4 % 3]}
+        axes.plot(at, line.values, ms=4.5, lw=1.3, mfc="white", label=_lines(line.name, 30), **style)
+        axes.vlines(at, line.low, line.high, color=line.colour, lw=1.6)
+    exits = max(len(line.values) for line in kept)
+    axes.set_xticks(range(1, exits + 1, -(-exits // 12)))
+    axes.set(xlabel="exit", ylabel=y)
+    axes.grid(alpha=0.3)
+    if len(kept) > 1:
+        figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=7.5)
     return _png(figure)
 
 

@@ -65,6 +65,37 @@ class Spread(NamedTuple):
         return (v, self.training + self.seeds / seeds) if folds > 1 else (v, self.seeds)
 
 
+@dataclasses.dataclass(frozen=True)
+class StatedVariances:
+    """The variances of differences that a sweep is planned with.
+
+    Attributes:
+        std: The standard deviation of single runs' differences, a fraction.
+        seen: Its parts, as an earlier sweep showed them; None: only `std` is known.
+        samples: The training samples of that sweep; 0 if unknown.
+    """
+
+    std: float
+    seen: Spread | None = None
+    samples: int = 0
+
+    def on(self, folds: int, samples: int = 0) -> Spread:
+        """Return the variances for a sweep on so many folds.
+
+        The sampling variance falls with the number of samples. If only `std` is known, or one sweep has folds and the other
+        a single split, none of the variance is by seeds: so no more is promised than the runs will detect.
+
+        Args:
+            folds: Its number of folds; 1 for a hold-out.
+            samples: Its training samples; 0: as many as the earlier sweep.
+        """
+        if self.seen is not None and (self.seen.folds > 1) == (folds > 1):
+            fewer = self.samples / samples if self.samples and samples else 1.0
+            return self.seen._replace(sampling=self.seen.sampling * fewer)
+        variance = self.std**2
+        return Spread(0.0, 0.0, variance, 1) if folds == 1 else Spread(0.0, variance, 0.0, folds, apart=False)
+
+
 class Plan(NamedTuple):
     """A number of folds, and the seeds that a difference needs on them; None if no number up to :data:`MANY` runs does."""
 

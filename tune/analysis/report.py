@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 from collections.abc import Mapping
 
+from leebert import live
 from leebert.errors import LeebertError
 from leebert.tradeoff import SPEED_UP, Tradeoff, mean_curve
 from tune.analysis import charts, figures
@@ -17,7 +18,6 @@ from tune.analysis.importance import FORESTS, LEAST, TOGETHER, TOP_LEAST, import
 from tune.analysis.labels import algorithm_label, short_names
 from tune.analysis.learned import conclusion
 from tune.analysis.overview import count_states, majority_note, summary, without_unlearned
-from tune.analysis.stats import corrected_t
 from tune.analysis.sweeps import SweepPool
 from tune.analysis.tradeoff import RankingObjective, curves_or_none, pareto
 from tune.analysis.verdict import choose_sides
@@ -51,7 +51,9 @@ def sweep_page(folder: SweepFolder) -> HtmlPage:
         _verdicts(page, comparisons)
         _chosen(page, pool, replayed)
         _by_algorithm(page, pool)
+        live.phase("computing the importance of each option")
         _importance(page, spec, state.history())
+        live.phase("drawing the page")
         _compared(page, comparisons)
     page.heading("All configurations, best first")
     page.table(_configurations(folder, spec, state, replayed))
@@ -83,7 +85,7 @@ def _comparisons(pool: SweepPool, replayed: Mapping[CellKey, Tradeoff]) -> Compa
     main = choose_sides([pool.sweeps[0].folder])
     others = (pair for pair in itertools.combinations(algorithms, 2) if set(pair) != set(main))
     compared: Comparisons = {}
-    for pair in (main, *others):
+    for pair in live.track((main, *others), "comparing pairs of methods"):
         objectives = at_speed_ups() if pair == main else [RankingObjective.of(f"speed-up={SPEED_UP:g}")]
         try:
             compared[pair] = compare_pool(pool, *pair, objectives=objectives, replayed=replayed or None)
@@ -238,9 +240,7 @@ def _exits(groups: Mapping[str, History], pool: SweepPool) -> list[tuple[str, ..
     """Return a row per exit: its score over runs with its interval, in per cent; only the header without recorded exits."""
     columns: list[tuple[str, ...]] = []
     for name, side in groups.items():
-        intervals = [
-            corrected_t(column.tolist(), pool.test_train_ratio) for column in exit_scores(side, cells_of(side)).T
-        ]
+        intervals = [pool.score_interval(column.tolist()) for column in exit_scores(side, cells_of(side)).T]
         texts = (f"{100 * i.mean:.2f}" + (f" ({span(i)})" if i.useful else "") for i in intervals)
         columns += [(name, *texts)] if intervals else []
     exits = ("exit", *map(str, range(1, max(map(len, columns), default=1))))

@@ -77,6 +77,11 @@ class Interval:
             return "one split without recorded validation logits shows no sampling variance, so there is no interval"
         return "" if self.defined else f"every {unit} shows the same difference, so there is no interval"
 
+    def clipped(self, least: float, most: float) -> Interval:
+        """Return it with its ends between two numbers, such as the least and the largest possible score."""
+        low, high = (min(max(end, least), most) if self.defined else end for end in (self.low, self.high))
+        return dataclasses.replace(self, low=low, high=high)
+
     @property
     def significant(self) -> bool | None:
         """Whether the difference is significant; None if no interval is shown, as nothing can be said."""

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from leebert.errors import ConfigError
+from leebert.metrics import METRICS
 from leebert.provenance import backbone_differences
 from tune.analysis.compare import has_value, matches
 from tune.analysis.learned import ConfigurationMargin, margins_of, ratio_of
 from tune.analysis.overview import UNFINISHED
+from tune.analysis.stats import Interval, corrected_t
 from tune.space import SweepSpec
 from tune.store.curves import CellCurves
 from tune.store.folder import SweepFolder, spec_of
@@ -173,6 +176,16 @@ class SweepPool:
     def test_train_ratio(self) -> float:
         """Validation samples per training sample in each run, for the corrected intervals."""
         return ratio_of(self.spec, self.manifest)
+
+    def score_interval(self, scores: Sequence[float]) -> Interval:
+        """Return the mean of (runs,) scores with its corrected interval, which ends at the least and the largest score."""
+        return corrected_t(scores, self.test_train_ratio).clipped(*self.score_range)
+
+    @property
+    def score_range(self) -> tuple[float, float]:
+        """The least and the largest score of the task's metric; any number if it is not installed here."""
+        metric = METRICS.find(self.manifest["metric"])
+        return (-math.inf, math.inf) if metric is None else (metric.lowest, 1.0)
 
     def has(self, option: str, value: str) -> bool:
         """Return whether the space has this value of an option, begun or not."""

@@ -8,11 +8,11 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
+from leebert import live
 from leebert import tradeoff as core
 from leebert.errors import ConfigError, LeebertError, SweepError
 from leebert.evaluate import RecordedLogits
@@ -24,9 +24,6 @@ from tune.store.history import Cell, CellKey, Configuration, EpochScore, History
 from tune.store.ledger import LedgerRecord
 
 log = logging.getLogger(__name__)
-
-#: A replay that takes longer is announced.
-LONG_SECONDS = 10.0
 
 
 def tradeoff(held_out: RecordedLogits, metric: str, criterion: str, patience: int | None = None) -> Tradeoff:
@@ -78,17 +75,13 @@ def curves(
     by_run: dict[CellKey, Tradeoff] = {}
     wrong: dict[CellKey, str] = {}
     finished = {key: record for key, record in cells.items() if "held_out" in record}  # others have diverged
-    for number, (key, record) in enumerate(finished.items(), start=1):
-        started = time.monotonic()
+    for key, record in live.track(finished.items(), "runs whose validation logits are replayed", then="comparing runs"):
         try:
             held_out, _ = cell_logits(folder, record)
         except SweepError as error:
             wrong[key] = str(error)
             continue
         by_run[key] = tradeoff(held_out, metric, criterion, patience)
-        remaining = (len(finished) - number) * (time.monotonic() - started)
-        if number == 2 and remaining > LONG_SECONDS:  # the first also loads libraries
-            log.info(f"replaying the validation logits of {len(finished)} runs takes about {remaining:.0f} s")
     warn_unreadable(folder, wrong)
     if old := count_unchecked(finished.values()):
         log.info(

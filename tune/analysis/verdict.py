@@ -295,7 +295,7 @@ def make_verdict(
         if isinstance(at, Comparison) and objective.speed_up is not None and at.overall.cells == overall.cells
     }
     sampling = sampling if all(sampling.values()) else {}  # runs without logits
-    curves, no_curves = _curves(overall, replayed, scores.test_train_ratio, sampling)
+    curves, no_curves = _curves(overall, replayed, scores.test_train_ratio, sampling, pool.score_range)
     if not at_speed_ups:
         no_curves = "not requested"
     else:
@@ -399,11 +399,12 @@ def _curves(
     replayed: Mapping[CellKey, Tradeoff],
     test_train_ratio: float,
     sampling: Mapping[float, float],
+    score_range: tuple[float, float],
 ) -> tuple[dict[str, ScoreCurve], str]:
     """Return the curves of both sides and of their difference, over the runs in which every pair has its curves.
 
     The sampling variance of the difference is known at some speed-ups and interpolated between them; that of a side is
-    unknown, so that its band is the wider one of folds alone.
+    unknown, so that its band is the wider one of folds alone; it ends at the least and the largest score.
     """
     cells = [cell for cell in line.cells if all((config, *cell) in replayed for pair in line.paired for config in pair)]
     if not cells:
@@ -422,9 +423,13 @@ def _curves(
     rising = sorted(sampling)
     variances = [sampling[speed_up] for speed_up in rising]
     of_difference = np.interp(speed_ups, rising, variances) if rising else np.zeros(len(layers))
+
+    def of_score(column: list[float], v: float) -> Interval:
+        return interval(column, v).clipped(*score_range)
+
     return {
-        "a": _banded(by_run[0], layers, depth, np.zeros(len(layers)), interval),
-        "b": _banded(by_run[1], layers, depth, np.zeros(len(layers)), interval),
+        "a": _banded(by_run[0], layers, depth, np.zeros(len(layers)), of_score),
+        "b": _banded(by_run[1], layers, depth, np.zeros(len(layers)), of_score),
         "difference": _banded(by_run[0] - by_run[1], layers, depth, of_difference, interval),
     }, ""
 

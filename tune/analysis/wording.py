@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from leebert.points import ends_in_points, in_points
 from tune.analysis.labels import algorithm_label, option_text
 from tune.analysis.power import MANY, Power
 from tune.analysis.stats import USEFUL, Interval
@@ -25,15 +26,10 @@ def label(name: str, extra: Mapping[str, Any]) -> str:
     return f"{name} ({', '.join(option_text(key, value) for key, value in extra.items())})" if extra else name
 
 
-def points(fraction: float, sign: str = "+") -> str:
-    """Return a difference x100, with its sign."""
-    return f"{round(100 * fraction, 2) + 0.0:{sign}.2f}".replace("-", "−")
-
-
 def span(interval: Interval, least: int = USEFUL) -> str:
     """Return the ends of an interval, x100; `-` without one, or with fewer runs than `least`."""
     shown = interval.useful if least == USEFUL else interval.defined and interval.cells >= least
-    return f"{points(interval.low, '')} to {points(interval.high, '')}" if shown else "-"
+    return ends_in_points(interval.low, interval.high) if shown else "-"
 
 
 def level(confidence: float) -> str:
@@ -71,11 +67,11 @@ def verdict(
     if interval.significant is None:
         few = interval.cells < USEFUL
         reason = f": too few for an interval (at least {USEFUL})" if few else f"; {interval.missing(unit)}"
-        return f"{a} and {b}: {points(interval.mean)} points in {quantity}, {counted}{reason}"
+        return f"{a} and {b}: {in_points(interval.mean)} points in {quantity}, {counted}{reason}"
     if interval.significant and interval.mean < 0:
         flipped = dataclasses.replace(interval, mean=-interval.mean, low=-interval.high, high=-interval.low)
         return verdict(b, a, flipped, quantity=quantity, unit=unit, power=power)
-    numbers = f"{points(interval.mean)} points, {level(interval.confidence)} {span(interval)}, {counted}"
+    numbers = f"{in_points(interval.mean)} points, {level(interval.confidence)} {span(interval)}, {counted}"
     if interval.significant:
         return f"{a} is better than {b} in {quantity}: {numbers}"
     sentence = f"{a} and {b}: no significant difference in {quantity}: {numbers}"
@@ -91,7 +87,7 @@ def needed(power: Power) -> str:
     Returns:
         One clause, without a full stop.
     """
-    goal = f"detect {100 * power.difference:.3g}"
+    goal = f"detect {_asked(power)}"
     if power.enough:
         return f"these runs are enough to {goal}"
     if (plan := power.best) is None:
@@ -104,6 +100,12 @@ def needed(power: Power) -> str:
     return f"about {plan.runs} runs{by} would be needed to {goal}"
 
 
+def _asked(power: Power) -> str:
+    """Return the difference to detect: `0.36 points`."""
+    number = f"{100 * power.difference:.3g}"
+    return f"{number} point{'' if number == '1' else 's'}"
+
+
 def power_lines(power: Power) -> list[str]:
     """Return what a comparison can detect, and the folds × seeds that a difference needs.
 
@@ -112,11 +114,11 @@ def power_lines(power: Power) -> list[str]:
     """
     share = f"with {100 * power.power:g} % power"
     if math.isnan(power.std):
-        lines = [f"to detect {100 * power.difference:.3g} points {share}:"]
+        lines = [f"to detect {_asked(power)} {share}:"]
     else:
         spread = f"the differences of single runs have a standard deviation of {100 * power.std:.2f} points"
         spread += "" if power.floor is not None else " and seeds of a fold agree"
-        lines = [f"to detect {100 * power.difference:.3g} points {share}, if {spread}:"]
+        lines = [f"to detect {_asked(power)} {share}, if {spread}:"]
     never = (
         "not at any number of seeds, if those of a fold agree" if power.floor is None else f"not with up to {MANY} runs"
     )

@@ -32,7 +32,6 @@ from tune.models.best_file import CellLogits, content_digest, save_logits
 from tune.space.spec import data_config
 from tune.store.curves import layers_needed
 from tune.store.held_out import cell_logits
-from tune.store.history import describe
 from tune.store.ranking import score
 
 #: The most configurations of a list that are printed; the file has all.
@@ -326,7 +325,8 @@ def print_best(choice: Selection, values: dict[str, Any], path: Path) -> None:
         path: The file.
     """
     section, objective = values["found"], choice.objective
-    sentence(f"the best of {_counted(choice)}:\n{describe(section['values'])}\n{_score(section)}")
+    name = _names(choice)[choice.ranked[0].configuration.id]
+    sentence(f"the best of {_counted(choice)}:\n{name}\n{_score(section)}")
     if against := _against(choice):
         sentence(against)
     for line in choice.progress().values():
@@ -399,14 +399,18 @@ def _origin(point: dict[str, Any]) -> tuple[str, str]:
     return point.get("sweep", ""), point["configuration"]
 
 
+def _names(choice: Selection) -> dict[str, str]:
+    """Name the candidates by what differs between them, by their ids; those of several sweeps may have equal values."""
+    values = [candidate.configuration.values for candidate in choice.candidates.values()]
+    ids = (candidate.configuration.id for candidate in choice.candidates.values())
+    return dict(zip(ids, short_names(values), strict=True))
+
+
 def _print_configurations(choice: Selection, title: str, configurations: list[dict[str, Any]], path: Path) -> None:
     """Print a table of configurations, named by what differs between the candidates, with scores and layers or margins."""
     from rich.console import Console
 
-    # Candidates of several sweeps may have the same values.
-    values = [candidate.configuration.values for candidate in choice.candidates.values()]
-    ids = (candidate.configuration.id for candidate in choice.candidates.values())
-    names = dict(zip(ids, short_names(values), strict=True))
+    names = _names(choice)
     last = "margin" if configurations and "margin" in configurations[0] else "layers"
     timed = any("milliseconds" in one for one in configurations)
     rows = []

@@ -16,6 +16,8 @@ from leebert.errors import BackboneError, LeebertError, SweepError
 from leebert.images.backbones import is_network
 from leebert.omega import MOVED
 from leebert.provenance import backbone_differences, backbone_identity
+from tune.analysis.labels import searched_name
+from tune.analysis.progress import searched
 from tune.machines import nodes, placement
 from tune.machines.footprint import estimate_for_space
 from tune.machines.nodes import NodeFacts, Query, Stamp
@@ -27,7 +29,6 @@ from tune.running.session import start_ray
 from tune.space import SweepSpec
 from tune.space.spec import anchored, data_config
 from tune.store.folder import storage_root
-from tune.store.history import describe
 from tune.tracking.server import advice, is_server, open_store, redact, resolve_uri
 
 Status = Literal["ok", "warning", "failed", "skipped"]
@@ -336,7 +337,7 @@ def gpu_memory(
         values, memory = estimate(spec, "cuda")
     except LeebertError as error:
         return Check("gpu memory", CLUSTER, "skipped", f"the memory of a trial is unknown: {error}")
-    largest = f"{describe(values)}: about {memory.total / 1e9:.1f} GB"
+    largest = f"{searched_name(values, searched(spec))}: about {memory.total / 1e9:.1f} GB"
     if not gpus:
         return Check("gpu memory", CLUSTER, "skipped", f"{largest}; no running node has a GPU that torch detects")
     size, smallest = min(gpus)

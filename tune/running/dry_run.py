@@ -15,7 +15,7 @@ import numpy as np
 from leebert.console import sentence
 from leebert.methods import UNIT, mean_cost, most_epochs
 from tune.analysis.labels import searched_name
-from tune.analysis.power import DIFFERENCE, Spread, power_for
+from tune.analysis.power import DIFFERENCE, StatedVariances, power_for
 from tune.analysis.progress import searched
 from tune.analysis.stats import USEFUL
 from tune.analysis.wording import power_lines
@@ -23,7 +23,6 @@ from tune.machines.footprint import estimate_for_space
 from tune.running.omega_reach import still_rates
 from tune.space import SweepSpec
 from tune.space.spec import anchored
-from tune.store.history import describe
 
 #: Steps that are timed per batch size, and steps before them that are not.
 TIMED, WARM = 4, 2
@@ -33,7 +32,10 @@ SHOWN = 12
 
 
 def plan(
-    spec: SweepSpec, device: str = "auto", difference: float = DIFFERENCE, std: float | None = None
+    spec: SweepSpec,
+    device: str = "auto",
+    difference: float = DIFFERENCE,
+    variances: StatedVariances | None = None,
 ) -> dict[str, Any]:
     """Estimate a sweep: configurations, cells, θ updates, hours, memory and disk.
 
@@ -41,7 +43,7 @@ def plan(
         spec: The search space.
         device: Where steps are timed; auto takes this machine's GPU if trials request one and it has one, else the CPU.
         difference: The difference between two methods that the sweep should detect, a fraction.
-        std: The standard deviation of single runs' differences, a fraction; None: unknown.
+        variances: The variances of single runs' differences; None: unknown.
 
     Returns:
         The plan, JSON-ready; `timed_on` is the device, `memory_bytes` and `disk_bytes` are bytes.
@@ -81,7 +83,7 @@ def plan(
         "cells": spec.planned * cells if spec.planned else None,
         "folds": spec.folds,
         "seeds": list(spec.seeds),
-        "power": power_in_words(spec, difference, std),
+        "power": power_in_words(spec, difference, variances, rows),
         "theta_updates": spec.theta_updates(rows) if spec.planned else None,
         "still_weights": [{**dataclasses.asdict(r), "warning": r.in_words()} for r in still_rates(spec, rows, classes)],
         "timed_on": device,
@@ -89,30 +91,33 @@ def plan(
         "concurrent_trials": concurrent,
         "estimated_hours": round(busy * cells / concurrent / 3600, 3) if listed else None,
         "memory_bytes": memory.total,
-        "largest": describe(largest),
+        "largest": searched_name(largest, searched(spec)),
         "disk_bytes": int(2 * checkpoint * concurrent + (spec.planned or 0) * len(spec.seeds) * rows * 64),
     }
 
 
-def power_in_words(spec: SweepSpec, difference: float = DIFFERENCE, std: float | None = None) -> list[str]:
+def power_in_words(
+    spec: SweepSpec, difference: float = DIFFERENCE, variances: StatedVariances | None = None, samples: int = 0
+) -> list[str]:
     """Return what a sweep's folds and seeds can detect when two methods are compared.
 
     Args:
         spec: The search space.
         difference: The difference that the sweep should detect, a fraction.
-        std: The standard deviation of single runs' differences, a fraction; None: unknown, and differences are stated in
-            units of it.
+        variances: The variances of single runs' differences; None: unknown, and differences are stated in units of their
+            standard deviation.
+        samples: The number of training samples; 0: unknown.
 
     Returns:
         One line each.
     """
     runs, ratio = len(spec.cells()), None if spec.folds > 1 else 1 / 9
-    # How much of it is by seeds is unknown: none, so that no more is promised than the runs will detect.
-    variance = (std or 1.0) ** 2
-    shares = Spread(0.0, 0.0, variance, 1) if spec.folds == 1 else Spread(0.0, variance, 0.0, spec.folds, apart=False)
-    power = power_for(shares, spec.folds, difference, runs=runs, test_train_ratio=ratio, std=std or 1.0)
-    one_split = ["the choice of the validation samples of the one split adds to this"] if spec.folds == 1 else []
-    if std is not None:
+    stated = variances or StatedVariances(1.0)
+    spread = stated.on(spec.folds, samples)
+    power = power_for(spread, spec.folds, difference, runs=runs, test_train_ratio=ratio, std=stated.std)
+    unknown = spec.folds == 1 and not spread.sampling
+    one_split = ["the choice of the validation samples of the one split adds to this"] if unknown else []
+    if variances is not None:
         return [*power_lines(power), *one_split]
     if power.detectable is None:
         few = "2 folds" if spec.folds == 2 else f"{runs} run{'s' if runs > 1 else ''} of each configuration"

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from leebert import live
 from leebert.config import TrainConfig
 from leebert.console import sentence
 from leebert.errors import ConfigError
@@ -121,7 +122,7 @@ def simulate(
     pruner, budget = make_pruner(spec), Budget(trials=spec.budget.trials, fold_epochs=spec.budget.fold_epochs)
     epochs, top = sum(c.epochs for c in configurations.values()), max(c.score for c in configurations.values())
     outcomes = []
-    for order in range(orders):
+    for order in live.track(range(orders), "simulated sweeps"):
         searcher = _searcher(spec, configurations, Random(f"{seed}/{order}"))
         state = replay(configurations, spec.cells(), searcher, pruner, concurrent=concurrent, budget=budget)
         picked = score(best(state.history())).mean

@@ -13,7 +13,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from tune.analysis.labels import algorithm_label
+from tune.analysis.labels import algorithm_label, option_text
 
 RunKind = Literal["sweep", "config", "fold", "summary", "refit"]
 Family = Literal["metric", "param", "tag"]
@@ -63,8 +63,17 @@ def _tag(pattern: str, runs: tuple[RunKind, ...], meaning: str) -> Name:
     return Name("tag", pattern, runs, "", "", meaning)
 
 
-#: Keys of the pictures of one summary's run: the verdict, its curves, all methods' scores, all paired differences.
-VERDICT_PICTURES = ("verdict", "score against layer speed-up", "scores", "differences")
+#: Keys of the pictures of one summary's run: the verdict and its curves; scores and loss weights by exit; scores and paired
+#: differences of all methods, and the differences by exit.
+VERDICT_PICTURES = (
+    "verdict",
+    "score against layer speed-up",
+    "score by exit",
+    "weights by exit",
+    "scores",
+    "differences",
+    "differences by exit",
+)
 
 _ALL: tuple[RunKind, ...] = ("sweep", "config", "fold", "summary", "refit")
 
@@ -244,15 +253,16 @@ def config_prefix(algorithm: str, index: int) -> str:
     return f"{algorithm_label(algorithm)} {index:02d}"
 
 
-def config_run_name(algorithm: str, index: int, config_id: str) -> str:
-    """Return ``CLO-v2 04 · 1f3a``: unique in the sweep by its index; the digest is the same in every sweep.
+def config_run_name(index: int, values: Mapping[str, Any], config_id: str) -> str:
+    """Return ``CLO-v2 04 · λ1=0.0001 C=4``: unique in the sweep by its index, and legible in legends.
 
     Args:
-        algorithm: Name of the method.
         index: Number of the configuration, in the order of suggestion, from 0.
-        config_id: Digest of the configuration.
+        values: The configuration's values.
+        config_id: Its digest, which names a configuration without options.
     """
-    return f"{config_prefix(algorithm, index)} · {config_id}"
+    options = " ".join(option_text(option, value) for option, value in values.items() if option != "algorithm")
+    return f"{config_prefix(str(values.get('algorithm', '')), index)} · {options or config_id}"
 
 
 def prefix_of(run_name: str) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -22,7 +23,7 @@ from tune.analysis.compare import Comparison, PairedComparison, line_verdict
 from tune.analysis.compare_sweeps import OnSweep, at_speed_ups, compare_pool
 from tune.analysis.compare_text import based_on
 from tune.analysis.figures import colour
-from tune.analysis.labels import PAIR_COLOURS, algorithm_label
+from tune.analysis.labels import PAIR_COLOURS, SYMBOLS, algorithm_label
 from tune.analysis.stats import Interval, corrected_t
 from tune.analysis.sweeps import LoadedSweep, SweepPool
 from tune.analysis.verdict import Verdict, choose_sides
@@ -94,9 +95,11 @@ def summaries(pool: SweepPool, *, by_samples: bool = True) -> Summaries:
     if not methods:
         return Summaries(())
     first = _verdict(pool, by_samples) if results else None
-    shown = _overview([row for _, row in methods], [row for _, row in pairs])
-    if first is not None:
-        shown = [*_of_verdict(first), *shown]
+    shown = [
+        *(_of_verdict(first) if first is not None else ()),
+        *_by_exit_pictures([summary for summary, _ in methods], [summary for summary, _ in pairs]),
+        *_overview([row for _, row in methods], [row for _, row in pairs]),
+    ]
     events = [summary for summary, _ in methods] + [summary for summary, _ in pairs]
     holder = len(methods) if pairs else 0  # the first pair's run, or that of the only method
     events[holder] = dataclasses.replace(events[holder], pictures=tuple(shown))
@@ -133,14 +136,15 @@ def _compared(
 def _of_method(pool: SweepPool, algorithm: str, side: History) -> tuple[Summary, pictures.Row]:
     """Summarise a method's completed configurations."""
     # (runs, exits): each run averaged over configurations, the unit of every interval here
-    cells, ratio = cells_of(side), pool.test_train_ratio
+    cells = cells_of(side)
     scores = exit_scores(side, cells)
-    overall = corrected_t(scores.mean(axis=1).tolist(), ratio)
-    intervals = [corrected_t(column.tolist(), ratio) for column in scores.T]
+    overall = pool.score_interval(scores.mean(axis=1).tolist())
+    intervals = [pool.score_interval(column.tolist()) for column in scores.T]
     records = [[pool.state.cells[c.id, *cell]["weights"].get("ce") for cell in cells] for c in side]
     weights = []
     if all(run for runs in records for run in runs):
-        weights = [corrected_t(column.tolist(), ratio) for column in np.mean(np.array(records), axis=0).T]
+        by_run = np.mean(np.array(records), axis=0)
+        weights = [corrected_t(column.tolist(), pool.test_train_ratio) for column in by_run.T]
     name = algorithm_label(algorithm)
     summary = Summary(
         name,
@@ -196,9 +200,9 @@ def _of_verdict(verdict: Verdict) -> list[Picture]:
 
 def _overview(methods: Sequence[pictures.Row], pairs: Sequence[pictures.Row]) -> list[Picture]:
     """Return pictures of all methods' scores and of all paired differences, with their intervals."""
-    parts = [(VERDICT_PICTURES[2], "Score of each method", methods, "validation score, mean over exits (%)", False)]
+    parts = [(VERDICT_PICTURES[4], "Score of each method", methods, "validation score, mean over exits (%)", False)]
     if pairs:
-        parts.append((VERDICT_PICTURES[3], "Paired differences", pairs, "difference, mean over exits (points)", True))
+        parts.append((VERDICT_PICTURES[5], "Paired differences", pairs, "difference, mean over exits (points)", True))
     shown = []
     for key, title, rows, x, zero in parts:
         with_ends = any(row.low is not None for row in rows)
@@ -208,9 +212,45 @@ def _overview(methods: Sequence[pictures.Row], pairs: Sequence[pictures.Row]) ->
     return shown
 
 
+def _by_exit_pictures(methods: Sequence[Summary], pairs: Sequence[Summary]) -> Iterator[Picture]:
+    """Yield pictures of scores, loss weights and paired differences by exit, with their intervals."""
+    parts = (
+        (VERDICT_PICTURES[2], "Validation score by exit", methods, "summary/exit_pct", "score (%)", None),
+        (VERDICT_PICTURES[3], "Weight ω of each exit's cross-entropy", methods, "summary/omega_ce", "weight", 1.0),
+        (VERDICT_PICTURES[6], "Paired differences by exit", pairs, "paired/exit_points", "difference (points)", 0.0),
+    )
+    for key, title, of, metric, y, level in parts:
+        lines = [_exit_line(one, metric, i) for i, one in enumerate(one for one in of if one.depth.get(metric))]
+        if not lines:
+            continue
+        with_ends = any(not math.isnan(end) for line in lines for end in line.low)
+        kind = "simultaneous 95 % CI" if of is pairs else "95 % CI over runs"
+        words = f"{title}: mean {f'and {kind}' if with_ends else 'over runs, too few for an interval'}"
+        words += "; weights start at 1" if level == 1.0 else ""
+        contents = json.dumps([dataclasses.astuple(line) for line in lines])
+        yield Picture(key, contents, partial(pictures.exits_picture, words, lines, y, level=level))
+
+
+def _exit_line(summary: Summary, metric: str, number: int) -> pictures.ExitLine:
+    """Return a summary's values by exit, as its metrics hold them."""
+    mean, low, high = (
+        tuple(math.nan if value is None else round(value, 4) for value in summary.depth[f"{metric}{end}"])
+        for end in ("", "_low", "_high")
+    )
+    tint = summary.colour or colour(summary.algorithm or "", number)
+    return pictures.ExitLine(_with_symbols(summary.label), mean, low, high, tint)
+
+
+def _with_symbols(label: str) -> str:
+    """Return a label with the paper's symbols of options: labels identify stored summaries, pictures are read."""
+    for option, symbol in SYMBOLS.items():
+        label = label.replace(f"{option}=", f"{symbol}=")
+    return label
+
+
 def _row(name: str, interval: Interval, tint: str, *, shown: bool) -> pictures.Row:
     low, high = (round(100 * end, 3) if shown else None for end in (interval.low, interval.high))
-    return pictures.Row(name, round(100 * interval.mean, 3), low, high, tint)
+    return pictures.Row(_with_symbols(name), round(100 * interval.mean, 3), low, high, tint)
 
 
 def _order(algorithm: str) -> tuple[int, str]:

@@ -71,8 +71,8 @@ def saved_views(sweep: str, of: ViewContents) -> tuple[View, ...]:
     """Return the views of one sweep, the most important first."""
     return (
         View("clo-vs-blo", f"{sweep}: {_title(of.algorithms)}", _algorithms(sweep, of)),
-        View("speed", f"{sweep}: speed against accuracy", _speed(sweep, of)),
-        View("configurations", f"{sweep}: all configurations", _configurations(sweep, of)),
+        View("speed", f"{sweep}: speed", _speed(sweep, of)),
+        View("configurations", f"{sweep}: options", _configurations(sweep, of)),
         View("summary", f"{sweep}: summary", _summary(sweep)),
     )
 
@@ -112,12 +112,9 @@ def decoded(value: str) -> tuple[str, ViewState, int]:
 
 
 def _algorithms(sweep: str, of: ViewContents) -> ViewState:
-    by_exit = {key: _interval(key) for key in ("summary/exit_pct", "paired/exit_points", "summary/omega_ce")}
     sections = [
-        _Section("verdict", f"Verdict: {_title(of.algorithms)}", [_pictures(names.VERDICT_PICTURES[:2])], 1, 760),
-        _Section("score", "Score (%) by exit: mean and 95 % CI", [by_exit["summary/exit_pct"]], 1, 420),
-        _Section("diff", "Difference by exit in points, with 95 % CI", [by_exit["paired/exit_points"]], 1, 420),
-        _Section("omega", "ω by exit: mean and 95 % CI", [by_exit["summary/omega_ce"]], 1, 420),
+        _Section("verdict", f"Verdict: {_title(of.algorithms)}", [_pictures(_VERDICT)], 1, _TWO_PICTURES),
+        _Section("exits", "Scores and loss weights ω by exit", [_pictures(_BY_EXIT)], 1, _TWO_PICTURES),
     ]
     return _of_summaries(sweep, sections)
 
@@ -125,15 +122,11 @@ def _algorithms(sweep: str, of: ViewContents) -> ViewState:
 def _speed(sweep: str, of: ViewContents) -> ViewState:
     part = _part(of.complete)
     curve = _line("curve/score_pct", over="curve/speed_up", points=False)
+    # A line chart shows the names of its metrics alone, so its title explains them.
+    title = f"Score in % (score_pct) against layer speed-up (speed_up){part}"
     sections = [
-        _Section("curve", f"Score (%) against layer speed-up{part}", [curve], 1, 620),
-        _Section(
-            "points",
-            f"Score (%) against layers needed{part}",
-            [_scatter(_LAYERS, _SCORE)],
-            1,
-            440,
-        ),
+        _Section("curve", title, [curve], 1, 620),
+        _Section("points", f"Score (%) against layers needed{part}", [_scatter(_LAYERS, _SCORE)], 1, 440),
     ]
     return _state(_filter(sweep, "config", "complete"), _config_columns(of), sections)
 
@@ -149,7 +142,7 @@ def _configurations(sweep: str, of: ViewContents) -> ViewState:
     against = "each option" if every else "its standard deviation over runs"
     part = _part(of.begun)
     sections = [
-        _Section("parallel", f"Configurations, coloured by score{part}", parallel, 1, 400),
+        _Section("parallel", f"Configurations, coloured by score in % (score_pct){part}", parallel, 1, 400),
         _Section("scatter", f"Score against {against}{part}", scatters, 3 if every else 1, 320),
     ]
     return _state(_filter(sweep, "config"), _config_columns(of), sections)
@@ -157,15 +150,8 @@ def _configurations(sweep: str, of: ViewContents) -> ViewState:
 
 def _summary(sweep: str) -> ViewState:
     sections = [
-        _Section(
-            "overview",
-            "Scores and differences, with 95 % CI",
-            [_pictures(names.VERDICT_PICTURES[2:])],
-            1,
-            760,
-        ),
-        _Section("diff", "Difference by exit in points, with 95 % CI", [_interval("paired/exit_points")], 1, 420),
-        _Section("score", "Score (%) by exit, with 95 % CI", [_interval("summary/exit_pct")], 1, 420),
+        _Section("overview", "Scores and differences of all methods", [_pictures(_OVERVIEW)], 1, _TWO_PICTURES),
+        _Section("exits", "Scores and differences by exit", [_pictures(_OVERVIEW_BY_EXIT)], 1, _TWO_PICTURES),
     ]
     return _of_summaries(sweep, sections)
 
@@ -177,6 +163,24 @@ def _of_summaries(sweep: str, sections: Sequence[_Section]) -> ViewState:
     columns = {"attributes.`Description`": 420} | {f"metrics.`{metric}`": 150 for metric in metrics}
     return _state(_filter(sweep, "summary"), columns, sections, kind="summary", order="tags.`mlflow.runName`")
 
+
+#: The pictures of the cards.
+_VERDICT, _BY_EXIT, _OVERVIEW = names.VERDICT_PICTURES[:2], names.VERDICT_PICTURES[2:4], names.VERDICT_PICTURES[4:6]
+_OVERVIEW_BY_EXIT = (names.VERDICT_PICTURES[2], names.VERDICT_PICTURES[6])
+
+#: Height of a card in which two pictures are visible at a window of 1,920 pixels.
+_TWO_PICTURES = 1700
+
+#: What axes of scatter charts are called; others have the name of their metric or parameter.
+_AXES = {
+    _SCORE: "score (%)",
+    _DEVIATION: "sd over runs (points)",
+    _LAYERS: "layers needed",
+    "log10_lr_theta": "log10 λ1",
+    "log10_lr_omega": "log10 λ2",
+    "cycle_length": "C",
+    "batch_size": "batch size",
+}
 
 _BARS = (_SCORE, _DEVIATION, _LAYERS)
 
@@ -229,6 +233,8 @@ def _state(
         "columnOrder": ["attributes.`Run Name`", "runDateAndNestInfo", *columns],
         "columnWidths": {"attributes.`Run Name`": 230, **columns},
         "runsHiddenMode": "SHOW_ALL",
+        # The list of runs, which cuts their names, is folded away: charts and pictures fill the width.
+        "runListHidden": True,
         "isAccordionReordered": True,
         "compareRunSections": [
             {"uuid": s.id, "name": s.title, "display": True, "isReordered": True, "columns": s.columns,
@@ -274,13 +280,13 @@ def _card(id: str, type: str, **more: Any) -> ViewState:
     }  # fmt: skip
 
 
-def _line(metric: str, *with_: str, over: str, points: bool = True) -> ViewState:
-    """Make lines of one metric and others `with_` it, over a metric of the same steps, which labels the axis."""
+def _line(metric: str, *, over: str, points: bool = True) -> ViewState:
+    """Make lines of one metric over another one of the same steps, which labels the axis."""
     return _card(
         f"line-{metric}",
         "LINE",
         metricKey=metric,
-        selectedMetricKeys=[metric, *with_],
+        selectedMetricKeys=[metric],
         xAxisKey="metric",
         selectedXAxisMetricKey=over,
         useGlobalXaxisKey=False,
@@ -290,18 +296,16 @@ def _line(metric: str, *with_: str, over: str, points: bool = True) -> ViewState
     )
 
 
-def _interval(metric: str) -> ViewState:
-    """Make lines of a mean by exit and of both ends of its interval."""
-    return _line(metric, f"{metric}_low", f"{metric}_high", over="depth/layer")
-
-
 def _pictures(keys: Sequence[str]) -> ViewState:
     """Make a grid of pictures: one key alone would be shown at 250 pixels, several fill the width."""
-    return _card("pictures", "IMAGE", imageKeys=list(keys), step=0, showRunParams=False)
+    return _card(f"pictures-{keys[0]}", "IMAGE", imageKeys=list(keys), step=0, showRunParams=False)
 
 
 def _scatter(x: str, y: str, kind: Literal["METRIC", "PARAM"] = "METRIC") -> ViewState:
-    return _card(f"scatter-{x}", "SCATTER", xaxis={"key": x, "type": kind}, yaxis={"key": y, "type": "METRIC"})
+    """Make a scatter chart. MLflow shows an axis' `key`, and reads the values of its `dataAccessKey`."""
+    axes = {"xaxis": {"key": _AXES.get(x, x), "dataAccessKey": x, "type": kind},
+            "yaxis": {"key": _AXES.get(y, y), "dataAccessKey": y, "type": "METRIC"}}  # fmt: skip
+    return _card(f"scatter-{x}", "SCATTER", **axes)
 
 
 def _parallel(id: str, params: Sequence[str]) -> ViewState:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+from leebert.exits.arrays import float32, namespace
 from leebert.exits.criterion import Criterion
 
 
@@ -16,8 +17,9 @@ class Ratio:
 
     def measure(self, logits: Any, state: None) -> tuple[Any, None]:
         """Return the (B,) ratios of (B, K) logits."""
-        first, second = logits.float().topk(2).values.unbind(dim=-1)
-        return (second - first).exp(), None
+        xp = namespace(logits)  # of torch tensors in training, of NumPy arrays in exported models
+        ordered = xp.sort(float32(logits), axis=-1)
+        return xp.exp(ordered[:, -2] - ordered[:, -1]), None
 
     def step(self, logits: Any, state: None) -> tuple[Any, None]:
         """Return (B,) whether each sample exits; the criterion has no state."""

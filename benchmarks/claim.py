@@ -1,0 +1,135 @@
+"""Learned against uniform loss weights over five tasks, in pieces: every call goes on where the last one stopped.
+
+python benchmarks/claim.py run --storage sweeps --hours 2     # again and again; the seeds grow from 1 to 3
+python benchmarks/claim.py table --storage sweeps             # docs/results/claim.md, from docs/results/claim/differences.json
+
+The tasks: MRPC; SST-2 (6,000 samples); the part of MNLI that is there (3,000); SST-2 with 20 % wrong labels; and an
+unbalanced one, SST-2 with a tenth of positive samples, scored by macro F1. One seed of all tasks takes about nine hours of one core.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from common import glue, stop
+from ruamel.yaml import YAML
+
+SPACE = Path(__file__).with_name("claim.yaml")
+PAGE = Path(__file__).parent.parent / "docs" / "results" / "claim.md"
+KEPT = PAGE.parent / "claim" / "differences.json"
+METHODS = ("slo", "blo", "clo-v1", "clo-v2", "hyper-v2")
+PAIRS = (*((method, "uniform-d1") for method in METHODS), ("clo-v2", "blo"))
+#: Sweep → its overrides of the space. SST-2's samples are short, so that it affords more of them.
+TASKS: dict[str, tuple[str, ...]] = {
+    "claim-sst2-noisy": ("training.label_noise=0.2",),
+    "claim-unbalanced": (),
+    "claim-mrpc": ("task=mrpc", "data.subset=null"),
+    "claim-sst2": ("data.subset.rows=6000",),
+    "claim-mnli": ("task=mnli", "data.subset.rows=3000"),
+}
+
+
+def unbalanced(folder: Path) -> Path:
+    """Write SST-2 with 1,800 negative and 200 positive training samples, and a search space that declares it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    split = {name: pd.read_csv(glue() / "SST-2" / f"{name}.tsv", sep="\t", quoting=3) for name in ("train", "dev")}
+    drawn = np.random.default_rng(0)
+    train, dev = split["train"].drop_duplicates("sentence"), split["dev"]
+    parts = []
+    for label, count in ((0, 1800), (1, 200)):
+        of = train[train.label == label]
+        parts.append(of.iloc[np.sort(drawn.choice(len(of), count, replace=False))])
+    pd.concat(parts).to_json(folder / "train.jsonl", orient="records", lines=True)
+    dev.to_json(folder / "dev.jsonl", orient="records", lines=True)
+    yaml = YAML()
+    space = yaml.load(SPACE.read_text())
+    space["task"] = {
+        "name": "sst2-unbalanced", "files": {name: str(folder / f"{name}.jsonl") for name in split}, "text": ["sentence"],
+        "label": "label", "labels": ["negative", "positive"], "metric": "macro_f1",
+    }  # fmt: skip
+    del space["data"]
+    with open(folder / "claim-unbalanced.yaml", "w", encoding="utf-8") as f:
+        yaml.dump(space, f)
+    return folder / "claim-unbalanced.yaml"
+
+
+def command(name: str, storage: Path, seeds: int) -> list[str]:
+    """The command that starts a task's sweep, or resumes it with so many seeds."""
+    program = [str(Path(sys.executable).with_name("leebert-tune"))]
+    if (storage / name).is_dir():
+        return [*program, "resume", name, "--storage", str(storage), "--set", f"seeds={seeds}"]
+    space = unbalanced(storage / "unbalanced") if name == "claim-unbalanced" else SPACE
+    overrides = [part for value in (*TASKS[name], f"seeds={seeds}") for part in ("--set", value)]
+    return [
+        *program,
+        "sweep",
+        str(space),
+        "--data-dir",
+        str(glue()),
+        "--name",
+        name,
+        "--storage",
+        str(storage),
+        *overrides,
+    ]
+
+
+def run(storage: Path, hours: float, options: list[str]) -> None:
+    """Run every task's sweep with 1, 2 and 3 seeds, until the time is over; the present run of a sweep is then stopped."""
+    end = time.time() + 3600 * hours
+    for seeds in (1, 2, 3):
+        for name in TASKS:
+            left = end - time.time()
+            if left <= 0:
+                return
+            overrides = [part for value in options for part in ("--set", value)]
+            process = subprocess.Popen([*command(name, storage, seeds), *overrides])
+            try:
+                process.wait(timeout=left)
+            except subprocess.TimeoutExpired:
+                subprocess.run(
+                    [str(Path(sys.executable).with_name("leebert-tune")), "stop", name, "--storage", str(storage)]
+                )
+                process.wait()
+                return
+
+
+def table(storage: Path) -> None:
+    """Keep what `compare` says about all sweeps together, and write the page's table from it."""
+    names = [name for name in TASKS if (storage / name).is_dir()]
+    kept = {}
+    for a, b in PAIRS:
+        done = subprocess.run(
+            [str(Path(sys.executable).with_name("leebert-tune")), "compare", *names, "--a", a, "--b", b, "--json", "--storage", str(storage)],
+            capture_output=True, text=True,
+        )  # fmt: skip
+        if done.returncode:
+            stop(f"compare {a} {b}: {done.stderr.strip()}")
+        kept[f"{a} − {b}"] = json.loads(done.stdout)
+    KEPT.parent.mkdir(parents=True, exist_ok=True)
+    KEPT.write_text(json.dumps(kept, indent=1))
+
+
+def main() -> None:
+    made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("what", choices=("run", "table"))
+    made.add_argument("--storage", type=Path, default=Path("sweeps"), help="folder of the sweeps (%(default)s)")
+    made.add_argument("--hours", type=float, default=1.0, help="time of this call (%(default)s)")
+    made.add_argument("--set", action="append", default=[], dest="options", help="override of the space; repeatable")
+    options = made.parse_args()
+    storage = options.storage.resolve()
+    if options.what == "run":
+        run(storage, options.hours, options.options)
+    else:
+        table(storage)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,298 @@
+"""The server: its front in this process, its replicas on Ray Serve."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import functools
+import logging
+import os
+import secrets
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from leebert.errors import ConfigError
+from leebert.exported.manifest import Manifest, read_manifest
+from tune.serve.control import OperatingPoint, Target
+from tune.serve.front import Front
+from tune.serve.model import operating_points, require_texts
+from tune.serve.replica import Replica, ReplicaOptions, replicas_needed
+from tune.serve.requests import Limits
+
+log = logging.getLogger(__name__)
+
+#: Names of the application and the deployment in Ray Serve.
+APPLICATION, DEPLOYMENT = "leebert", "model"
+
+#: Pending connections of the listening sockets.
+BACKLOG = 4096
+#: Seconds that a shutdown waits for open requests.
+DRAIN_S = 30.0
+
+
+@dataclasses.dataclass(frozen=True)
+class ServerOptions:
+    """Options of the command `leebert-tune serve`.
+
+    Attributes:
+        folder: The exported model.
+        host: Address to listen on.
+        port: Port; 0: any free one.
+        target: The aim of load control; None: the model's own threshold, whatever the load.
+        replicas: Number of replicas, or the smallest if `max_replicas` is larger.
+        max_replicas: Largest number of replicas; None: as many as `replicas`.
+        threads: Threads of ONNX Runtime per replica.
+        limits: Limits.
+        address: Ray cluster; None: Ray is started on this machine.
+    """
+
+    folder: Path
+    host: str = "127.0.0.1"
+    port: int = 8000
+    target: Target | None = None
+    replicas: int = 1
+    max_replicas: int | None = None
+    threads: int = 1
+    limits: Limits = dataclasses.field(default_factory=Limits)
+    address: str | None = None
+
+
+def describe(manifest: Manifest, points: tuple[OperatingPoint, ...], target: Target | None) -> str:
+    """Say in one line what a server does: model, target, floor and curve."""
+    model = f"{manifest.name} ({manifest.task}, {manifest.precision}), exit criterion {manifest.exits.criterion}"
+    if target is None:
+        threshold = manifest.exits.threshold
+        return model + (f", threshold {threshold:g}" if threshold is not None else "") + ", whatever the load"
+    first, last = points[0], points[-1]
+    return (
+        f"{model}; target p99 {target.p99_ms:g} ms, floor {target.max_loss:g} points below the full model; "
+        f"{len(points)} operating points from {first.milliseconds:.1f} ms ({100 * first.score:.1f}) to "
+        f"{last.milliseconds:.1f} ms ({100 * last.score:.1f})"
+    )
+
+
+def serve_model(options: ServerOptions, say: Callable[[str], None] = print) -> int:
+    """Serve a model until a signal comes.
+
+    Args:
+        options: The options.
+        say: Called with a line when the server is ready.
+
+    Returns:
+        The signal.
+
+    Raises:
+        ConfigError: The model lacks what is asked for, or the address is in use.
+        CheckpointError: The folder is damaged.
+    """
+    manifest = read_manifest(options.folder)
+    require_texts(manifest)
+    target = options.target
+    points = operating_points(manifest, target.max_loss if target else None)
+    full = manifest.timing and sum(manifest.timing.segments)
+    if target and full and full > target.p99_ms:
+        log.warning(
+            "a text that passes all layers takes %.1f ms (%s): the target of %g ms can be missed at any load",
+            full, manifest.timing.machine if manifest.timing else "", target.p99_ms,
+        )  # fmt: skip
+    public = listening_socket(options.host, options.port)
+    import uvloop
+
+    about = {
+        "name": manifest.name, "task": manifest.task, "labels": manifest.labels, "text_columns": manifest.text_columns,
+        "precision": manifest.precision, "exits": dataclasses.asdict(manifest.exits),
+        "target": target and dataclasses.asdict(target), "points": [dataclasses.asdict(point) for point in points],
+    }  # fmt: skip
+    address = f"http://{options.host}:{public.getsockname()[1]}"
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        ready = functools.partial(say, f"serving {describe(manifest, points, target)} on {address}")
+        return runner.run(_Server(options, public, about).run(ready))
+
+
+def listening_socket(host: str, port: int) -> socket.socket:
+    """Open a socket for clients.
+
+    asyncio and uvicorn would not turn Nagle's algorithm off on sockets whose protocol is 0, which costs 40 ms per request.
+
+    Args:
+        host: Address.
+        port: Port; 0: any free one.
+
+    Raises:
+        ConfigError: The address is in use or none of this machine.
+    """
+    try:
+        family, kind, protocol, _, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        sock = socket.socket(family, kind, protocol or socket.IPPROTO_TCP)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.bind(place)
+        sock.listen(BACKLOG)
+    except (OSError, OverflowError) as error:
+        raise ConfigError(f"can't listen on {host}:{port}: {error}; give another --host or --port") from None
+    sock.setblocking(False)
+    return sock
+
+
+class _Server:
+    """The front's event loop, with Ray Serve started and stopped in threads."""
+
+    def __init__(self, options: ServerOptions, public: socket.socket, about: dict[str, Any]) -> None:
+        self.options, self._public = options, public
+        self._token = secrets.token_hex(16)
+        self.front = Front(options.limits, self._token, about)
+        self._signal = 0
+        self._stop = asyncio.Event()
+
+    async def run(self, ready: Callable[[], None]) -> int:
+        """Serve until a signal comes; returns it."""
+        import uvicorn
+
+        loop = asyncio.get_running_loop()
+        own = "127.0.0.1" if self.options.address is None else _own_address()
+        inner = await loop.create_server(self.front.accept, own, 0)
+        port = inner.sockets[0].getsockname()[1]
+        config = uvicorn.Config(
+            self.front, loop="uvloop", http="httptools", ws="none", lifespan="off", log_config=None, access_log=False,
+            server_header=False, date_header=False, backlog=BACKLOG, timeout_graceful_shutdown=int(DRAIN_S),
+        )  # fmt: skip
+        http = _http_server(config)
+        self.front.connections = lambda: len(http.server_state.connections)
+        serving = asyncio.ensure_future(http.serve(sockets=[self._public]))
+        self._catch_signals()
+        ray_thread = _RayThread(self.options, ReplicaOptions(
+            str(self.options.folder.resolve()), self.options.threads, self.options.target, self.options.limits,
+            own, port, self._token,
+        ))  # fmt: skip
+        try:
+            await self._until_stopped(ray_thread.start, ready)
+        finally:
+            self.front.draining = True
+            http.should_exit = True
+            with contextlib.suppress(Exception):
+                await asyncio.wait_for(serving, DRAIN_S + 5)
+            await loop.run_in_executor(None, ray_thread.stop)
+            inner.close()
+        return self._signal
+
+    async def _until_stopped(self, start: Callable[[], None], ready: Callable[[], None]) -> None:
+        loop = asyncio.get_running_loop()
+        stopped = asyncio.ensure_future(self._stop.wait())
+        starting = loop.run_in_executor(None, start)
+        await asyncio.wait((starting, stopped), return_when=asyncio.FIRST_COMPLETED)
+        if starting.done():
+            starting.result()
+            self._catch_signals()  # Ray sets its own handlers
+            await _while_not(lambda: self.front.ready or self._stop.is_set())
+            if not self._stop.is_set():
+                ready()
+        await stopped
+        with contextlib.suppress(Exception):
+            await starting
+
+    def _catch_signals(self) -> None:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                asyncio.get_running_loop().add_signal_handler(number, self._caught, number)
+
+    def _caught(self, number: int) -> None:
+        if not self._stop.is_set():
+            log.info("%s: no new requests; open ones are answered", signal.Signals(number).name)
+        self._signal = number
+        self.front.draining = True
+        self._stop.set()
+
+
+async def _while_not(condition: Callable[[], bool]) -> None:
+    while not condition():
+        await asyncio.sleep(0.05)
+
+
+def _own_address() -> str:
+    """This machine's address in the cluster."""
+    import ray
+
+    return str(ray.util.get_node_ip_address())
+
+
+def _http_server(config: Any) -> Any:
+    import uvicorn
+
+    class Http(uvicorn.Server):
+        """uvicorn's server, whose signals this program handles itself."""
+
+        @contextlib.contextmanager
+        def capture_signals(self) -> Iterator[None]:
+            """Leave signals alone."""
+            yield
+
+    return Http(config)
+
+
+class _RayThread:
+    """Starts Ray and the replicas, and stops them; called from threads, since both block."""
+
+    def __init__(self, options: ServerOptions, replica: ReplicaOptions) -> None:
+        self._options, self._replica = options, replica
+        self._started = False
+
+    def start(self) -> None:
+        """Start Ray, unless there is a cluster, and the application; returns when its replicas have loaded the model."""
+        import ray
+        from ray import serve
+
+        _start_ray(self._options)
+        self._started = True
+        serve.start(proxy_location="Disabled", logging_config={"enable_access_log": False})
+        serve.run(_application(self._options, self._replica), name=APPLICATION, route_prefix=None)
+        assert ray.is_initialized()
+
+    def stop(self) -> None:
+        """Stop the application, and Ray if it was started here."""
+        if not self._started:
+            return
+        import ray
+        from ray import serve
+
+        with contextlib.suppress(Exception):
+            if self._options.address is None:
+                serve.shutdown()
+            else:
+                serve.delete(APPLICATION)
+        ray.shutdown()
+
+
+def _start_ray(options: ServerOptions) -> None:
+    import ray
+
+    if options.address is not None:
+        ray.init(address=options.address, logging_level="ERROR", log_to_driver=False)
+        return
+    cores = max(os.cpu_count() or 1, (options.max_replicas or options.replicas) * options.threads)
+    ray.init(
+        num_cpus=cores, include_dashboard=False, logging_level="ERROR", log_to_driver=False, configure_logging=False,
+        _metrics_export_port=None,
+    )  # fmt: skip
+
+
+def _application(options: ServerOptions, replica: ReplicaOptions) -> Any:
+    from ray import serve
+
+    scaling: dict[str, Any] = {"num_replicas": options.replicas}
+    if options.max_replicas is not None and options.max_replicas > options.replicas:
+        scaling = {
+            "autoscaling_config": {
+                "min_replicas": options.replicas, "max_replicas": options.max_replicas, "upscale_delay_s": 5.0,
+                "downscale_delay_s": 60.0, "policy": {"policy_function": replicas_needed},
+            }
+        }  # fmt: skip
+    deployment: Any = serve.deployment(
+        Replica, name=DEPLOYMENT, ray_actor_options={"num_cpus": options.threads}, health_check_period_s=2.0,
+        health_check_timeout_s=30.0, graceful_shutdown_timeout_s=5.0, **scaling,
+    )  # fmt: skip
+    return deployment.bind(replica)

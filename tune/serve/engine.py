@@ -1,0 +1,309 @@
+"""Dynamic batching: requests wait in one queue, a thread takes what waits whenever the model is free.
+
+Rows of several requests share a batch if they have the same exit criterion; samples leave a batch at their exit
+(compaction in `leebert.exported`). No request waits for others to fill a batch.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import dataclasses
+import math
+import threading
+import time
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, Protocol
+
+from tune.serve.control import Controller, OperatingPoint, Reading, Target
+from tune.serve.metrics import Metrics
+from tune.serve.requests import Limits, Refusal
+
+#: Padding of a batch in per cent of its tokens, above which a longer or shorter row waits for the next batch.
+MOST_PADDING = 20
+
+#: Waiting rows that are looked at for a batch, per row that it may have.
+REACH = 8
+
+#: Seconds between two readings of load control.
+PERIOD = 0.1
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """An encoded row: its token ids, and other inputs of the same length by name."""
+
+    inputs: Any
+    length: int
+
+
+class Runner(Protocol):
+    """What the engine needs of a model."""
+
+    def run(self, rows: Sequence[Row], exits: Any) -> list[dict[str, Any]]:
+        """Predict a batch: label, probability, exit_layer and layers_saved of each row."""
+        ...
+
+    def exits_at(self, threshold: float) -> Any:
+        """The model's own exit criterion at a threshold; NaN: the model's own threshold."""
+        ...
+
+    def describe(self, exits: Any) -> dict[str, Any]:
+        """Criterion, threshold and, if it has one, patience, for the answer."""
+        ...
+
+
+@dataclasses.dataclass(eq=False)
+class _Job:
+    """A request in the queue, with the results of its rows."""
+
+    rows: Sequence[Row]
+    exits: Any
+    future: asyncio.Future[list[dict[str, Any]]]
+    arrived: float
+    results: list[dict[str, Any] | None]
+    open: int
+    cancelled: bool = False
+
+
+#: A row in the queue: its request, and its place there.
+_Waiting = tuple[_Job, int]
+
+
+class Engine:
+    """The queue of one replica, the thread that runs its model, and its load control.
+
+    Args:
+        runner: The model.
+        points: Operating points of load control, the slowest first; one point: a fixed threshold.
+        target: The aim; None: the threshold is fixed.
+        limits: Limits.
+        metrics: Where to count.
+        clock: Seconds of a monotonic clock.
+    """
+
+    def __init__(
+        self,
+        runner: Runner,
+        points: Sequence[OperatingPoint],
+        target: Target | None,
+        limits: Limits,
+        metrics: Metrics,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self.runner, self.limits, self.metrics, self.target = runner, limits, metrics, target
+        self.controller = Controller(points, target.p99_ms if target else 1000.0)
+        self._clock = clock
+        self._queue: collections.deque[_Waiting] = collections.deque()
+        self._wake = threading.Condition()
+        self._closed = False
+        self._arrived = self._finished = self._slow = 0
+        self._busy_ms = self._expected_ms = self._model_ms = self._busy_share = 0.0
+        self._read = clock()
+        self._thread = threading.Thread(target=self._work, name="model", daemon=True)
+        self._thread.start()
+
+    def submit(self, rows: Sequence[Row], exits: Any) -> asyncio.Future[list[dict[str, Any]]]:
+        """Put the rows of a request into the queue; call it in the event loop.
+
+        Args:
+            rows: The rows.
+            exits: The request's exit criterion; None: the one of the operating point when its batch starts.
+
+        Returns:
+            A future with one prediction per row. Cancel it if the client has gone.
+
+        Raises:
+            Refusal: The queue is full, with status 429; or the server is shutting down, with 503.
+        """
+        future: asyncio.Future[list[dict[str, Any]]] = asyncio.get_running_loop().create_future()
+        if not rows:
+            future.set_result([])
+            return future
+        with self._wake:
+            self._admit(len(rows))
+            job = _Job(rows, exits, future, self._clock(), [None] * len(rows), len(rows))
+            self._queue.extend((job, place) for place in range(len(rows)))
+            self._arrived += len(rows)
+            self._wake.notify()
+        future.add_done_callback(lambda done: self._drop(job) if done.cancelled() else None)
+        return future
+
+    def _admit(self, rows: int) -> None:
+        if self._closed:
+            raise Refusal(503, "the server is shutting down: send the request to another one", retry_after=1)
+        waiting = len(self._queue)
+        fastest = self.controller.points[-1].milliseconds * self.controller.pace
+        expected = waiting * fastest
+        if waiting + rows > self.limits.waiting or (waiting and expected > self.limits.wait_ms):
+            seconds = max(1, math.ceil(expected / 1000))
+            raise Refusal(
+                429,
+                f"{waiting} texts wait, {expected:.0f} ms of work: send the request again later",
+                retry_after=seconds,
+            )
+
+    def _drop(self, job: _Job) -> None:
+        """Remove the waiting rows of a request whose client has gone."""
+        job.cancelled = True
+        with self._wake:
+            self._queue = collections.deque(waiting for waiting in self._queue if waiting[0] is not job)
+
+    def tick(self) -> None:
+        """Give load control a reading and set the gauges; every :data:`PERIOD`."""
+        now = self._clock()
+        with self._wake:
+            reading = Reading(
+                now, self._arrived, len(self._queue), self._finished, self._slow, self._busy_ms, self._expected_ms
+            )
+            model_ms = self._model_ms
+            self._arrived = self._finished = self._slow = 0
+            self._busy_ms = self._expected_ms = self._model_ms = 0.0
+            self.controller.update(reading)
+        if (elapsed := now - self._read) > 0:
+            share = min(1.0, model_ms / 1000 / elapsed)
+            self._busy_share += (share - self._busy_share) * min(1.0, elapsed / 2)
+        self._read = now
+        self._gauges(reading.waiting)
+
+    def _gauges(self, waiting: int) -> None:
+        control, metrics = self.controller, self.metrics
+        metrics.set("waiting_texts", waiting)
+        metrics.set("busy_ratio", round(self._busy_share, 4))
+        metrics.set("arrivals_per_second", round(control.rate_slow, 3))
+        metrics.set("pace", round(control.pace, 4))
+        metrics.set("threshold", control.point.threshold)
+        metrics.set("layer_speed_up", control.point.speed_up)
+        metrics.set("point_milliseconds", control.point.milliseconds)
+        metrics.set("score", control.point.score)
+        metrics.set("score_floor", control.points[-1].score)
+        metrics.set("point_changes_total", control.changes)
+
+    @property
+    def busy(self) -> float:
+        """Share of the last seconds in which the model ran."""
+        return self._busy_share
+
+    @property
+    def alive(self) -> bool:
+        """Whether the thread that runs the model lives."""
+        return self._thread.is_alive()
+
+    def close(self) -> None:
+        """Refuse new requests; those in the queue are still answered."""
+        with self._wake:
+            self._closed = True
+            self._wake.notify()
+
+    def join(self, seconds: float) -> bool:
+        """Wait until the queue is empty. Returns whether it is."""
+        self._thread.join(seconds)
+        return not self._thread.is_alive()
+
+    def _work(self) -> None:
+        """Run batches until the engine is closed and its queue empty."""
+        while (taken := self._take()) is not None:
+            batch, exits, point = taken
+            started = self._clock()
+            try:
+                predictions: Sequence[dict[str, Any]] | Exception = self.runner.run(
+                    [job.rows[place] for job, place in batch], exits
+                )
+            except Exception as error:  # the requests of the batch get it as their answer
+                predictions = error
+            self._record(batch, predictions, exits, started, point)
+
+    def _take(self) -> tuple[list[_Waiting], Any, OperatingPoint | None] | None:
+        """Wait for rows, and take those of the next batch; with the exit criterion, and the point unless it was asked for."""
+        with self._wake:
+            while not self._queue:
+                if self._closed:
+                    return None
+                self._wake.wait()
+            self.controller.press(self._clock(), len(self._queue))
+            point = self.controller.point
+            batch = form_batch(self._queue, self._most(point))
+        asked = batch[0][0].exits
+        return (batch, self.runner.exits_at(point.threshold), point) if asked is None else (batch, asked, None)
+
+    def _most(self, point: OperatingPoint) -> int:
+        """Most rows of a batch: with a target, those that take half of it."""
+        if self.target is None:
+            return self.limits.batch
+        each = point.milliseconds * self.controller.pace
+        return int(min(self.limits.batch, max(1.0, self.target.p99_ms / 2 // each)))
+
+    def _record(
+        self,
+        batch: Sequence[_Waiting],
+        predictions: Sequence[dict[str, Any]] | Exception,
+        exits: Any,
+        started: float,
+        point: OperatingPoint | None,
+    ) -> None:
+        """Count a batch and hand its predictions to the requests."""
+        now = self._clock()
+        self.metrics.observe("batch_texts", len(batch))
+        self.metrics.observe("batch_seconds", now - started)
+        given = {} if isinstance(predictions, Exception) else self.runner.describe(exits)
+        finished: list[tuple[_Job, Exception | None]] = []
+        for at, (job, place) in enumerate(batch):
+            self.metrics.observe("queue_seconds", started - job.arrived)
+            job.open -= 1
+            if isinstance(predictions, Exception):
+                finished.append((job, predictions))
+                continue
+            self.metrics.add("texts_total", exit_layer=predictions[at]["exit_layer"])
+            job.results[place] = {"row": place} | predictions[at] | given
+            if not job.open:
+                finished.append((job, None))
+        target = self.target.p99_ms / 1000 if self.target else math.inf
+        with self._wake:
+            self._model_ms += 1000 * (now - started)
+            if point is not None:  # the pace is that of the operating points
+                self._busy_ms += 1000 * (now - started)
+                self._expected_ms += len(batch) * point.milliseconds
+            self._finished += len(finished)
+            self._slow += sum(now - job.arrived > target for job, _ in finished)
+        loop = batch[0][0].future.get_loop()
+        loop.call_soon_threadsafe(_resolve, finished)
+
+
+def _resolve(finished: Sequence[tuple[_Job, Exception | None]]) -> None:
+    for job, error in finished:
+        if job.future.done():
+            continue
+        if error is not None:
+            job.future.set_exception(error)
+        else:
+            job.future.set_result([result for result in job.results if result is not None])
+
+
+def form_batch(queue: collections.deque[_Waiting], most: int) -> list[_Waiting]:
+    """Take the rows of the next batch: the oldest one, and later ones with its exit criterion and a similar length.
+
+    Args:
+        queue: The waiting rows, the oldest first; not empty. It is changed.
+        most: Most rows of a batch.
+
+    Returns:
+        The batch, the oldest row first; no longer in the queue.
+    """
+    first = queue.popleft()
+    key: Hashable = first[0].exits
+    batch: list[_Waiting] = [first]
+    passed: list[_Waiting] = []
+    longest = tokens = first[0].rows[first[1]].length
+    for _ in range(min(len(queue), REACH * most)):
+        if len(batch) == most:
+            break
+        job, place = waiting = queue.popleft()
+        length = job.rows[place].length
+        padded = max(longest, length) * (len(batch) + 1)
+        if job.exits == key and 100 * padded <= (100 + MOST_PADDING) * (tokens + length):
+            batch.append(waiting)
+            longest, tokens = max(longest, length), tokens + length
+        else:
+            passed.append(waiting)
+    queue.extendleft(reversed(passed))
+    return batch

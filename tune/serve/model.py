@@ -1,0 +1,159 @@
+"""An exported model as the engine runs it: rows of several requests in one batch, and the points of load control."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from leebert.errors import ConfigError
+from leebert.exits import FULL_MODEL
+from leebert.exported.manifest import Exits, Manifest
+from leebert.exported.model import ExportedModel
+from tune.serve.control import OperatingPoint, ladder
+from tune.serve.engine import Row
+
+#: Words of the texts of a warm-up, from a short text to a long one.
+_WARM_UP = (4, 16, 48)
+
+
+class ServedModel:
+    """An exported model of texts.
+
+    Args:
+        folder: The folder that `leebert export` wrote.
+        threads: Threads of ONNX Runtime for one batch.
+
+    Raises:
+        ConfigError: The model takes images.
+        CheckpointError: The folder is damaged.
+    """
+
+    def __init__(self, folder: str | Path, threads: int = 1) -> None:
+        self.model = ExportedModel.load(folder, threads=threads)
+        self.manifest = self.model.manifest
+        require_texts(self.manifest)
+        # A criterion at its threshold is stateless, and requests repeat few of them.
+        self._criterion = functools.lru_cache(maxsize=256)(self.model.criterion)
+        self._chosen = functools.lru_cache(maxsize=256)(self._choose)
+
+    @property
+    def columns(self) -> Sequence[Sequence[str]]:
+        """Of each text column the accepted names."""
+        return self.manifest.text_columns
+
+    def encode(self, texts: Sequence[tuple[str, ...]], *, truncate: bool) -> list[Row]:
+        """Tokenise texts.
+
+        Args:
+            texts: The texts of each row.
+            truncate: Whether texts that are too long are cut, instead of refused.
+        """
+        rows = self.model.encode(texts, truncate=truncate)
+        types = rows.token_type_ids
+        spans = zip(rows.offsets[:-1].tolist(), rows.offsets[1:].tolist(), strict=True)
+        return [
+            Row((rows.input_ids[a:b], None if types is None else types[a:b]), b - a)
+            for a, b in spans
+        ]  # fmt: skip
+
+    def choose(self, choice: Mapping[str, Any]) -> Exits:
+        """The exit criterion that a request asks for.
+
+        Args:
+            choice: Values of `tune.serve.requests.CHOICES`.
+
+        Raises:
+            ConfigError: A value is invalid, or no threshold attains it.
+        """
+        return self._chosen(tuple(choice.items()))
+
+    def _choose(self, choice: tuple[tuple[str, Any], ...]) -> Exits:
+        exits = self.model.choose(**dict(choice))
+        self.model.criterion(exits)
+        return exits
+
+    def exits_at(self, threshold: float | None) -> Exits:
+        """The model's own exit criterion at a threshold; None: at its own."""
+        own = self.manifest.exits
+        return own if threshold is None else Exits(criterion=own.criterion, threshold=threshold, patience=own.patience)
+
+    @staticmethod
+    def describe(exits: Exits) -> dict[str, Any]:
+        """Criterion, threshold and patience for the answer, as far as there are any."""
+        values = {"criterion": exits.criterion, "threshold": exits.threshold, "patience": exits.patience}
+        return {name: value for name, value in values.items() if value is not None}
+
+    def run(self, rows: Sequence[Row], exits: Exits) -> list[dict[str, Any]]:
+        """Predict a batch.
+
+        Args:
+            rows: Encoded rows.
+            exits: The exit criterion of all of them.
+
+        Returns:
+            Label, probability, exit layer and saved layers of each row.
+        """
+        answer = self.model.infer(self._padded(rows), self._criterion(exits))
+        return [
+            {
+                "label": one.label, "probability": one.probability,
+                "exit_layer": one.exit_layer, "layers_saved": one.layers_saved,
+            }
+            for one in self.model.predictions(answer)
+        ]  # fmt: skip
+
+    def _padded(self, rows: Sequence[Row]) -> dict[str, np.ndarray]:
+        """Pad rows on the right to the longest of them: int64 arrays (B, L)."""
+        longest = max(row.length for row in rows)
+        ids = np.full((len(rows), longest), self.manifest.padding_id, np.int64)
+        mask, types = np.zeros_like(ids), np.zeros_like(ids)
+        for at, row in enumerate(rows):
+            own, own_types = row.inputs
+            ids[at, : row.length], mask[at, : row.length] = own, 1
+            if own_types is not None:
+                types[at, : row.length] = own_types
+        return {"input_ids": ids, "attention_mask": mask, "token_type_ids": types}
+
+    def warm_up(self) -> None:
+        """Predict texts of several lengths through all layers, so that no request pays for what is done once."""
+        never = Exits(criterion=FULL_MODEL)
+        for words in _WARM_UP:
+            text = tuple("word " * words for _ in self.columns)
+            for batch in (1, 4):
+                self.run(self.encode([text] * batch, truncate=True), never)
+
+
+def require_texts(manifest: Manifest) -> None:
+    """Refuse a model of images."""
+    if manifest.kind != "texts":
+        raise ConfigError(f"{manifest.name} takes images; the server takes models of texts")
+
+
+def operating_points(manifest: Manifest, max_loss: float | None) -> tuple[OperatingPoint, ...]:
+    """Select the points of load control of an exported model.
+
+    Args:
+        manifest: Its manifest.
+        max_loss: Largest drop in score, in points; None: the model's own threshold only.
+
+    Raises:
+        ConfigError: Load control needs a curve that the model lacks.
+    """
+    own = manifest.exits
+    curve = manifest.curve(own.criterion, own.patience)
+    if max_loss is not None:
+        if curve is None or any(point.milliseconds is None for point in curve.points):
+            raise ConfigError(
+                f"{manifest.name}: no curve of score against milliseconds of its exit criterion {own.criterion}; load control "
+                "needs one: export the model again with samples to calibrate on"
+            )
+        return ladder(curve.points, max_loss)
+    points = curve.points if curve is not None else ()
+    near = min(points, key=lambda point: abs(point.threshold - (own.threshold or 0.0)), default=None)
+    if near is None:
+        return (OperatingPoint(own.threshold, float("nan"), 1.0, 1.0),)
+    return (OperatingPoint(own.threshold, near.score, near.speed_up, near.milliseconds or 1.0),)
