@@ -23,6 +23,7 @@ from leebert.cli_options import (
     Criterion,
     DataDir,
     Device,
+    ExportCommand,
     Json,
     Latency,
     MaxLoss,
@@ -315,7 +316,7 @@ def evaluate(
 
 @app.command(cls=Command)
 def predict(
-    model: Annotated[Path, typer.Argument(help="A folder written by `leebert train`.")],
+    model: Annotated[Path, typer.Argument(help="A folder written by `leebert train` or `leebert export`.")],
     input_: Annotated[
         str,
         typer.Argument(
@@ -434,6 +435,10 @@ def _predict(options: Any, input_: str, out: Path | None, form: str, columns: Se
 
 
 def _after_predictions(model: Path) -> None:
+    from leebert.exported.manifest import is_exported
+
+    if is_exported(model):
+        return
     console.next_step(f"leebert calibrate {shlex.quote(str(model))} TEXTS --speed-up 2")
 
 
@@ -552,6 +557,65 @@ def calibrate(
     else:
         print_calibration(model, calibration, before)
         console.next_step(f"leebert predict {shlex.quote(str(model))} FILE")
+
+
+@app.command(cls=ExportCommand)
+def export(
+    model: Annotated[Path, typer.Argument(help="A folder written by `leebert train`.")],
+    out: Annotated[Path, typer.Option(help="Folder to write; an earlier export in it is replaced.")],
+    to: Annotated[str, typer.Option(metavar="TARGET", help="The runtime: onnx.")] = "onnx",
+    int8: Annotated[
+        str | None,
+        typer.Option(
+            metavar="[dynamic|static]",
+            help="Quantise the layers to 8 bits, per channel; the ranges of activations are computed for each batch (dynamic, "
+            "the default) or measured on texts (static).",
+        ),
+    ] = None,
+    exits: Annotated[
+        str, typer.Option(metavar="auto|all", help="auto: leave out exits that cost more time than they save.")
+    ] = "auto",
+    calibration: Annotated[
+        Path | None, typer.Option(help="File of texts for --int8 static; by default training samples.")
+    ] = None,
+    data_dir: DataDir = None,
+    criterion: Criterion = None,
+    max_loss: MaxLoss = None,
+    speed_up: SpeedUp = None,
+    threads: Annotated[int, typer.Option(min=1, help="Threads of ONNX Runtime in measurements.")] = 1,
+    json_: Json = False,
+) -> None:
+    """Export a model as ONNX graphs between its exits, with thresholds and times measured on the exported model."""
+    for option, value, valid in (("--to", to, ("onnx",)), ("--int8", int8, (None, "dynamic", "static")),
+                                 ("--exits", exits, ("auto", "all"))):  # fmt: skip
+        if value not in valid:
+            raise ConfigError(f"{option} {value}: should be {' or '.join(v for v in valid if v)}")
+    _check_saved(model)
+    if calibration is not None:
+        _check_input(str(calibration))
+    _check_packages("export", "onnx", "onnxscript", "onnxruntime")
+    with live.display("loading libraries"):
+        console.quiet_transformers()
+        from leebert.export.command import Options, export_model
+        from leebert.operating_point import Aim
+
+        aim = None if max_loss is None and speed_up is None else Aim.of(max_loss, speed_up)
+        options = Options(int8, exits == "all", threads, calibration, data_dir, criterion, aim)
+        exported = export_model(model, out, options, partial(live.track, what="samples"))
+    from leebert.export.summary import print_exported
+
+    if json_:
+        console.emit_json(exported.as_dict())
+    else:
+        print_exported(out, exported)
+
+
+def _check_packages(extra: str, *packages: str) -> None:
+    """Refuse a command whose packages are not installed."""
+    from importlib.util import find_spec
+
+    if missing := [name for name in packages if find_spec(name) is None]:
+        raise ConfigError(f"this command needs {', '.join(missing)}: pip install 'leebert-sweep[{extra}]'")
 
 
 def _source(input_: str) -> Any:
