@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import dataclasses
+import functools
 import io
 import logging
 import re
@@ -78,7 +79,7 @@ def trace(model: Any) -> Pieces:
     Raises:
         ConfigError: ONNX lacks an operator that the model uses.
     """
-    with torch.no_grad(), _quiet():
+    with torch.no_grad(), _quiet(), _one_registry():
         return _trace_texts(model) if hasattr(model, "stack") else _trace_images(model)
 
 
@@ -228,6 +229,24 @@ def _reason(error: BaseException) -> str:
         return f"ONNX has no operator for {operator[1]}; replace it in the model"
     lines = [line for line in texts[-1].strip().splitlines() if line.strip()] or [type(error).__name__]
     return lines[0]
+
+
+@contextlib.contextmanager
+def _one_registry() -> Iterator[None]:
+    """Let the exporter read its table of operators once instead of for each piece, which takes half of the time."""
+    try:
+        from torch.onnx._internal.exporter._registration import ONNXRegistry
+
+        original = ONNXRegistry.__dict__["from_torchlib"]
+    except (ImportError, KeyError):  # a private name, without which export is only slower
+        yield
+        return
+    once = functools.cache(ONNXRegistry.from_torchlib)
+    ONNXRegistry.from_torchlib = staticmethod(once)  # type: ignore[method-assign,assignment]
+    try:
+        yield
+    finally:
+        ONNXRegistry.from_torchlib = original  # type: ignore[method-assign]
 
 
 @contextlib.contextmanager
