@@ -56,7 +56,9 @@ def segment_times(
     Returns:
         By name (E,): the median over samples, in milliseconds.
     """
-    fastest = {name: np.full((len(batches), model.manifest.num_exits), np.inf) for name, (model, _) in models.items()}
+    fastest = {
+        name: np.full((len(batches), model.manifest.num_exits + 1), np.inf) for name, (model, _) in models.items()
+    }
     for round_ in range(rounds + 1):
         for sample, batch in enumerate(batches):
             for name, (model, criterion) in models.items():

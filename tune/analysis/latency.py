@@ -1,17 +1,20 @@
 """Wall-clock time of a sweep's networks on this machine, measured once per network.
 
-Times do not depend on the values of the weights, so networks are built from their structure, with the first of the sweep's
-samples if they are still tokenised on this machine.
+Times do not depend on the values of the weights, so networks are built from their structure. They are timed in their exported
+form where the packages of `leebert export` are installed, else in PyTorch, on the sweep's samples if these are still tokenised
+on this machine.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from leebert import live
+from leebert.errors import LeebertError
 from leebert.milliseconds import ExitMilliseconds
 from tune.analysis.sweeps import LoadedSweep
 from tune.store.history import Configuration
@@ -87,14 +90,21 @@ def _measured(sweep: LoadedSweep, training: Any, name: str, patience: int | None
     classes = len(sweep.manifest["label_names"])
     threshold = CRITERIA[name].bounds(model.num_exits, classes)[0]  # timing lets no sample exit
     criterion = make_criterion(name, threshold, patience, num_exits=model.num_exits, num_classes=classes)
+    samples = _samples(sweep, footprint)
+    if all(find_spec(package) for package in ("onnx", "onnxscript", "onnxruntime")):
+        from leebert.export.network_times import network_times
+
+        try:
+            return network_times(model, samples, criterion)
+        except LeebertError as error:
+            log.warning(f"a network can't be exported ({error}), so it is timed in PyTorch")
     with limited_threads(1):
-        return exit_milliseconds(model, _samples(sweep, footprint), criterion, Runtime.of("fp32", "cpu"))
+        return exit_milliseconds(model, samples, criterion, Runtime.of("fp32", "cpu"))
 
 
 def _samples(sweep: LoadedSweep, footprint: Any) -> Any:
     """The sweep's tokenised samples; without their file, one text of the maximum length."""
     from leebert.data.tasks import any_task
-    from leebert.errors import LeebertError
     from leebert.kinds import kind_of
 
     file = str(sweep.manifest.get("tokens", ""))

@@ -181,8 +181,6 @@ def predict(request: ClusterPrediction, address: str | None, actors: int | None 
                     "--out that all nodes share"
                 )
             live.phase(f"predicted {rows:,} rows, {shards} shards")
-    except LeebertError:
-        raise
     except Exception as error:
         raise _cause(error) from None
     return Predicted(request.out, before + shards, rows, before)
@@ -292,9 +290,10 @@ def _cause(error: BaseException) -> LeebertError:
 
     seen: BaseException | None = error
     while seen is not None:
-        if isinstance(seen, LeebertError):
-            return type(seen)(str(seen.args[0] if seen.args else seen))
-        cause = seen.cause if isinstance(seen, ray.exceptions.RayTaskError) else None
+        wrapped = isinstance(seen, ray.exceptions.RayTaskError)  # also an instance of the class of its cause
+        if isinstance(seen, LeebertError) and not wrapped:
+            return seen
+        cause = seen.cause if wrapped else None  # type: ignore[union-attr]
         seen = cause if isinstance(cause, BaseException) else seen.__cause__
     lines = [line for line in str(error).splitlines() if line.strip()]
     return SweepError(
