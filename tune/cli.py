@@ -20,6 +20,7 @@ from leebert import console, live
 from leebert.cli_options import (
     BACKBONE,
     Backbone,
+    BatchSize,
     Command,
     Criterion,
     DataDir,
@@ -29,9 +30,11 @@ from leebert.cli_options import (
     MaxLoss,
     Patience,
     Pooling,
+    Precision,
     Set,
     SpeedUp,
     Task,
+    Texts,
     check_device,
 )
 from leebert.errors import ConfigError, SweepError, TrackingError
@@ -461,8 +464,9 @@ def best(
     objective: Annotated[
         str,
         typer.Option(
-            help="What is maximised: score (validation score, mean over exits), speed-up=2 (score at that layer speed-up) "
-            "or area (under the curve of score against mean exit layer)."
+            help="What is maximised: score (validation score, mean over exits), speed-up=2 (score at that layer speed-up), "
+            "latency=5ms (score within that mean time per sample, which is measured on this machine) or area (under the "
+            "curve of score against mean exit layer)."
         ),
     ] = "score",
     criterion: Criterion = None,
@@ -598,6 +602,42 @@ def refit(
             outcome["mlflow"] = log_refit(best, out, outcome, to)
             finish(out, outcome)
     console.emit_json(outcome) if json_ else print_refit(outcome, out)
+
+
+@app.command(cls=Command)
+def predict(
+    model: Annotated[Path, typer.Argument(help="Folder of a saved model, on storage that all nodes share.")],
+    files: Annotated[
+        list[Path], typer.Argument(metavar="FILE...", help="Input files as for `leebert predict`, on shared storage.")
+    ],
+    out: Annotated[Path, typer.Option(help="Folder of the shards, on shared storage; a second run resumes.")],
+    form: Annotated[str, typer.Option("--format", help="parquet, jsonl or csv.")] = "parquet",
+    address: Address = None,
+    actors: Annotated[
+        int | None, typer.Option(min=1, help="Most copies of the model; by default as many as fit the cluster.")
+    ] = None,
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads of each copy.")] = 1,
+    text: Texts = None,
+    criterion: Criterion = None,
+    threshold: Annotated[float | None, typer.Option(help="The criterion's threshold.")] = None,
+    patience: Patience = None,
+    batch_size: BatchSize = 64,
+    device: Device = "auto",
+    precision: Precision = None,
+    json_: Json = False,
+) -> None:
+    """Predict large files on a Ray cluster: one copy of the model per actor, one output shard per 4096 rows."""
+    from leebert.prediction_files import format_of
+    from leebert.predictor import PredictorOptions
+    from tune.models.predict import ClusterPrediction, check, print_predicted
+    from tune.models.predict import predict as predict_
+
+    options = PredictorOptions(model, criterion, threshold, patience, batch_size, device, precision, threads)
+    request = ClusterPrediction(options, tuple(files), tuple(text or ()), out, format_of(out / "shard", form))
+    check(request)
+    with live.display(LOADING):
+        predicted = predict_(request, address, actors)
+    console.emit_json(predicted.as_dict()) if json_ else print_predicted(predicted)
 
 
 @app.command("rebuild-mlflow", cls=Command)
