@@ -74,7 +74,8 @@ def score_rows(manifest: Manifest) -> list[tuple[str, ...]]:
     Args:
         manifest: The manifest.
     """
-    rows, up_to = [], 0.0
+    rows: list[tuple[str, ...]] = []
+    up_to = 0.0
     for index, score in enumerate(manifest.scores):
         up_to += manifest.timing.segments[index] if manifest.timing else 0.0
         rows.append((str(score.layer), f"{100 * score.model:.2f}", f"{100 * score.exported:.2f}", f"{up_to:.2f}"))

@@ -335,6 +335,7 @@ class _Export:
 
     def _scores(self, reference: RecordedLogits, recorded: RecordedLogits) -> tuple[ExitScore, ...]:
         def score(logits: np.ndarray) -> float:
+            assert recorded.labels is not None
             return measures(self.metric, recorded.labels, logits.argmax(axis=-1))["score"]
 
         return tuple(
@@ -345,7 +346,7 @@ class _Export:
     def _majority(self, recorded: RecordedLogits) -> float | None:
         assert recorded.labels is not None
         against = against_majority(recorded.logits, recorded.labels, self.metric)
-        return against and float(against.score)
+        return None if against is None else float(against.score)
 
 
 def made_with() -> MadeWith:

@@ -46,7 +46,8 @@ class Costs:
         Args:
             kept: The exits, from 0, ascending.
         """
-        return self.layers.cumsum()[list(kept)] + self.exit_ * np.arange(1, len(kept) + 1)
+        times: np.ndarray = self.layers.cumsum()[list(kept)] + self.exit_ * np.arange(1, len(kept) + 1)
+        return times
 
 
 @dataclasses.dataclass(frozen=True)

@@ -22,7 +22,7 @@ def print_exported(out: Path, exported: Exported) -> None:
     from rich.console import Console
 
     manifest, console = exported.manifest, Console()
-    columns = ("exit layer", "PyTorch", manifest.precision, "ms up to here")
+    columns: tuple[str, ...] = ("exit layer", "PyTorch", manifest.precision, "ms up to here")
     title = f"{manifest.metric} by exit, {exported.source}"
     console.print(table(columns, score_rows(manifest), title=title, whole=1, lean=True, left=0))
     if rows := curve_rows(manifest):

@@ -54,8 +54,9 @@ def segment_times(
             least.
 
     Returns:
-        By name (E,): the median over samples, in milliseconds.
+        The times by name.
     """
+    # Of each sample, the time of every segment, and in the last column of all of them.
     fastest = {
         name: np.full((len(batches), model.manifest.num_exits + 1), np.inf) for name, (model, _) in models.items()
     }
@@ -84,4 +85,5 @@ def timed(lengths: np.ndarray, most: int = SAMPLES) -> np.ndarray:
     """
     order = np.argsort(lengths, kind="stable")
     quantiles = (np.arange(min(most, len(order))) + 0.5) / min(most, len(order))
-    return order[(quantiles * len(order)).astype(int)]
+    chosen: np.ndarray = order[(quantiles * len(order)).astype(int)]
+    return chosen
