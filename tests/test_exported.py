@@ -8,6 +8,8 @@ import logging
 import re
 import subprocess
 import sys
+import tomllib
+from pathlib import Path
 
 import encoders
 import numpy as np
@@ -21,6 +23,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
+from leebert.console import EXTRAS, missing_package
 from leebert.data.collate import TokenRows
 from leebert.errors import CheckpointError, ConfigError, DataError
 from leebert.exits import CRITERIA
@@ -584,3 +587,63 @@ for exits in ("patience", "beem", "pcee", "f-pabee", "confidence"):
 """
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (ran.returncode, ran.stdout.strip() in ("red", "green", "blue")) == (0, True), ran.stderr
+
+
+# The commands.
+
+
+@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_predict_takes_an_exported_folder(cli, toy, toy_folder, tmp_path, processes):
+    pairs = [("w1 w2", "w3"), (LONG, "w5"), ("w19", "w4 w5")]
+    (tmp_path / "in.tsv").write_text("second\tfirst\n" + "".join(f"{b}\t{a}\n" for a, b in pairs))
+    options = ("--criterion", "patience", "--threshold", 1, "--processes", processes, "--threads", 1)
+    ran = cli("leebert", "predict", toy_folder, tmp_path / "in.tsv", *options)
+    assert (ran.code, ran.err) == (0, "")
+    expected = toy.predict(pairs, Exits(criterion="patience", threshold=1), truncate=True)
+    assert [json.loads(line) for line in ran.out.splitlines()] == [
+        {"row": row, "label": one.label, "probability": one.probability, "exit_layer": one.exit_layer}
+        for row, one in enumerate(expected)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--device", "cuda"), "--device cuda: an exported model runs on the CPU"),
+        (("--precision", "bf16"), "--precision bf16: the export has determined it"),
+        (("--criterion", "confidence"), "criterion 'confidence' needs a threshold"),
+        (("--threshold", "9"), "a threshold for entropy lies between 0 and ln 3"),
+        (("--text", "a"), "this model takes 2 text column(s), such as first, second"),
+    ],
+)
+def test_predict_refuses_options_that_do_not_fit_an_exported_model(cli, toy_folder, tmp_path, options, message):
+    (tmp_path / "in.tsv").write_text("first\tsecond\nw1\tw2\n")
+    ran = cli("leebert", "predict", toy_folder, tmp_path / "in.tsv", *options)
+    assert (ran.code, ran.out) == (1, "")
+    assert message in ran.err
+
+
+@pytest.mark.parametrize(
+    ("package", "own", "extra"),
+    [("torch.nn", "train", "train"), ("scipy", "sweep", "sweep"), ("ray", "train", "sweep"), ("onnxruntime", "sweep", "serve")],
+)  # fmt: skip
+def test_a_missing_package_is_named_with_its_extra(package, own, extra):
+    name = package.partition(".")[0]
+    sentence = missing_package(ModuleNotFoundError(name=package), own)
+    assert sentence == f"this command needs {name}, which is not installed: pip install 'leebert-sweep[{extra}]'"
+    assert missing_package(ModuleNotFoundError(name="leebert.nothing"), own) is None
+
+
+def test_every_package_of_an_extra_is_named_and_declared():
+    project = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text())["project"]
+    named = {"scikit-learn": "sklearn", "pillow": "PIL", "mlflow-skinny": "mlflow"}
+    declared = {
+        extra: {re.match(r"[\w-]+", one)[0] for one in project["optional-dependencies"][extra]} - {"leebert-sweep"}
+        for extra in EXTRAS
+    }
+    for extra, packages in declared.items():
+        every = {package for names in EXTRAS.values() for package in names}
+        assert {named.get(package, package) for package in packages} <= every, extra
+    base = " ".join(project["dependencies"])
+    assert not [package for names in declared.values() for package in names if f"{package}>" in base]
+    assert not [package for package in ("torch", "transformers") if package in declared["serve"]]
