@@ -316,7 +316,7 @@ def evaluate(
 
 @app.command(cls=Command)
 def predict(
-    model: Annotated[Path, typer.Argument(help="A folder written by `leebert train`.")],
+    model: Annotated[Path, typer.Argument(help="A folder written by `leebert train` or `leebert export`.")],
     input_: Annotated[
         str,
         typer.Argument(
@@ -435,6 +435,10 @@ def _predict(options: Any, input_: str, out: Path | None, form: str, columns: Se
 
 
 def _after_predictions(model: Path) -> None:
+    from leebert.exported.manifest import is_exported
+
+    if is_exported(model):
+        return
     console.next_step(f"leebert calibrate {shlex.quote(str(model))} TEXTS --speed-up 2")
 
 

@@ -120,7 +120,9 @@ class ExportCommand(Command):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Give `--int8` its default value."""
         given = [*args, ""]
-        bare = [arg == "--int8" and after not in ("dynamic", "static") for arg, after in zip(given, given[1:], strict=False)]
+        bare = [
+            arg == "--int8" and after not in ("dynamic", "static") for arg, after in zip(given, given[1:], strict=False)
+        ]
         return super().parse_args(ctx, ["--int8=dynamic" if b else arg for arg, b in zip(args, bare, strict=False)])
 
 

