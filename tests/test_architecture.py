@@ -144,7 +144,7 @@ LAYERS = {
         "problem", "predict", "predictor", "prediction_files", "one_text", "images.problem", "images.predict", "kinds.*", "training_data", "provenance", "submission",
         "console", "text_chart", "tables",
     ),
-    "training, evaluating and serving a model of a folder": ("recipe", "report", "card", "calibration", "serving"),
+    "training, evaluating and serving a model of a folder": ("recipe", "report", "card", "calibration", "serving", "export.*"),
     "contracts of plugins": ("testing.*",),
     "commands": ("cli", "cli_options", "starter"),
 }  # fmt: skip
