@@ -23,6 +23,7 @@ from leebert.cli_options import (
     Criterion,
     DataDir,
     Device,
+    ExportCommand,
     Json,
     Latency,
     MaxLoss,
@@ -258,8 +259,9 @@ def _with_progress(work: Any) -> Any:
 
 @app.command(cls=Command)
 def evaluate(
-    model: Annotated[Path, typer.Argument(help="A folder written by `leebert train`.")],
+    model: Annotated[Path, typer.Argument(help="A folder written by `leebert train` or `leebert export`.")],
     data_dir: DataDir = None,
+    task: Task = None,
     split: Annotated[str | None, typer.Option(help="Split to evaluate; by default the development split(s).")] = None,
     thresholds: Annotated[int | None, typer.Option(hidden=True)] = None,  # tables are in steps of layers now
     out: Annotated[Path | None, typer.Option(help="Also write the JSON result to this file.")] = None,
@@ -279,27 +281,27 @@ def evaluate(
         print("warning: --thresholds has no effect: the table is in steps of layers; leave it out", file=sys.stderr)
     if out:
         check_file_writable(out, "--out")
+    from leebert.exported.manifest import is_exported
     from leebert.kinds import kind_of
 
-    task = _task_of(model)
-    splits = [split] if split else list(task.eval_splits)
+    exported = is_exported(model)
+    if task is not None and not exported:
+        raise ConfigError("--task: is for exported models; a saved model knows its task, so leave it out")
+    of = _task_of_exported(model, task) if exported else _task_of(model)
+    splits = [split] if split else list(of.eval_splits)
     if not splits:
-        raise DataError(f"task {task.name}: no development split is declared; name a split with --split")
+        raise DataError(f"task {of.name}: no development split is declared; name a split with --split")
     for name in splits:
-        kind_of(task).check_files(task, None, data_dir, name)
-    results = {}
+        kind_of(of).check_files(of, None, data_dir, name)
     with live.display("loading the model"):
-        loaded, tokenizer = _load(model)
-        runtime = _runtime(loaded, precision, device)
-        loaded.to(runtime.device)
-        from leebert.report import evaluate_split, print_evaluation
+        one = _exported_evaluation(model, of, batch_size, timed_rows) if exported else None
+        one = one or _saved_evaluation(model, of, batch_size, timed_rows, precision, device)
+        from leebert.report import print_evaluation
 
+        results = {}
         for name in splits:
             live.phase(f"{name}: reading the samples")
-            results[name] = evaluate_split(
-                loaded, tokenizer, kind_of(task).read(task, name, data_dir), task.metric, runtime,
-                batch_size=batch_size, timed_rows=timed_rows, progress=partial(live.track, what=name),
-            )  # fmt: skip
+            results[name] = one(kind_of(of).read(of, name, data_dir), partial(live.track, what=name))
     if out:
         out.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(out, json.dumps(results, indent=1))
@@ -307,15 +309,65 @@ def evaluate(
         console.emit_json(results)
     else:
         for name, result in results.items():
-            print_evaluation(name, result, task.label_names, every=all_)
+            print_evaluation(name, result, of.label_names, every=all_)
         if not all_:
             print("other exit criteria, and all thresholds: leebert evaluate --all")
         console.next_step(f"leebert predict {shlex.quote(str(model))} FILE")
 
 
+def _saved_evaluation(
+    folder: Path, task: Any, batch_size: int, timed_rows: int, precision: str | None, device: str
+) -> Callable[..., dict[str, Any]]:
+    """Load a saved model; return its evaluation of samples, for which a second argument wraps the iteration."""
+    loaded, tokenizer = _load(folder)
+    runtime = _runtime(loaded, precision, device)
+    loaded.to(runtime.device)
+    from leebert.report import evaluate_split
+
+    return lambda examples, progress: evaluate_split(
+        loaded, tokenizer, examples, task.metric, runtime, batch_size=batch_size, timed_rows=timed_rows,
+        progress=progress,
+    )  # fmt: skip
+
+
+def _exported_evaluation(folder: Path, task: Any, batch_size: int, timed_rows: int) -> Callable[..., dict[str, Any]]:
+    """Load an exported model on one thread; return its evaluation as :func:`_saved_evaluation` does."""
+    _check_packages("export", "torch", "onnx", "onnxruntime")
+    from leebert.export.evaluation import evaluate_exported
+    from leebert.exported.model import ExportedModel
+
+    model = ExportedModel.load(folder)
+    if model.manifest.labels != tuple(task.label_names):
+        raise ConfigError(
+            f"{folder}: its labels are {', '.join(model.manifest.labels)}, those of task {task.name} "
+            f"{', '.join(task.label_names)}; give the model's task as --task"
+        )
+    return lambda examples, progress: evaluate_exported(
+        model, examples, task.metric, batch_size=batch_size, timed_rows=timed_rows, progress=progress
+    )
+
+
+def _task_of_exported(folder: Path, task: str | None) -> Any:
+    """The task of an exported model of texts, which has only the name of a declared one."""
+    from leebert.data.tasks import any_task, named_or_declared
+    from leebert.exported.manifest import read_manifest
+
+    manifest = read_manifest(folder)
+    if manifest.kind != "texts":
+        raise ConfigError(f"{folder}: an exported model of images; evaluate the model that it was exported from")
+    try:
+        return any_task(named_or_declared(task) if task else manifest.task)
+    except ConfigError:
+        if task:
+            raise
+        raise ConfigError(
+            f"{folder}: its task {manifest.task} is declared in a file; give the file as --task"
+        ) from None
+
+
 @app.command(cls=Command)
 def predict(
-    model: Annotated[Path, typer.Argument(help="A folder written by `leebert train`.")],
+    model: Annotated[Path, typer.Argument(help="A folder written by `leebert train` or `leebert export`.")],
     input_: Annotated[
         str,
         typer.Argument(
@@ -434,6 +486,10 @@ def _predict(options: Any, input_: str, out: Path | None, form: str, columns: Se
 
 
 def _after_predictions(model: Path) -> None:
+    from leebert.exported.manifest import is_exported
+
+    if is_exported(model):
+        return
     console.next_step(f"leebert calibrate {shlex.quote(str(model))} TEXTS --speed-up 2")
 
 
@@ -552,6 +608,65 @@ def calibrate(
     else:
         print_calibration(model, calibration, before)
         console.next_step(f"leebert predict {shlex.quote(str(model))} FILE")
+
+
+@app.command(cls=ExportCommand)
+def export(
+    model: Annotated[Path, typer.Argument(help="A folder written by `leebert train`.")],
+    out: Annotated[Path, typer.Option(help="Folder to write; an earlier export in it is replaced.")],
+    to: Annotated[str, typer.Option(metavar="TARGET", help="The runtime: onnx.")] = "onnx",
+    int8: Annotated[
+        str | None,
+        typer.Option(
+            metavar="[dynamic|static]",
+            help="Quantise the layers to 8 bits, per channel; the ranges of activations are computed for each batch (dynamic, "
+            "the default) or measured on texts (static).",
+        ),
+    ] = None,
+    exits: Annotated[
+        str, typer.Option(metavar="auto|all", help="auto: leave out exits that cost more time than they save.")
+    ] = "auto",
+    calibration: Annotated[
+        Path | None, typer.Option(help="File of texts for --int8 static; by default training samples.")
+    ] = None,
+    data_dir: DataDir = None,
+    criterion: Criterion = None,
+    max_loss: MaxLoss = None,
+    speed_up: SpeedUp = None,
+    threads: Annotated[int, typer.Option(min=1, help="Threads of ONNX Runtime in measurements.")] = 1,
+    json_: Json = False,
+) -> None:
+    """Export a model as ONNX graphs between its exits, with thresholds and times measured on the exported model."""
+    for option, value, valid in (("--to", to, ("onnx",)), ("--int8", int8, (None, "dynamic", "static")),
+                                 ("--exits", exits, ("auto", "all"))):  # fmt: skip
+        if value not in valid:
+            raise ConfigError(f"{option} {value}: should be {' or '.join(v for v in valid if v)}")
+    _check_saved(model)
+    if calibration is not None:
+        _check_input(str(calibration))
+    _check_packages("export", "onnx", "onnxscript", "onnxruntime")
+    with live.display("loading libraries"):
+        console.quiet_transformers()
+        from leebert.export.command import Options, export_model
+        from leebert.operating_point import Aim
+
+        aim = None if max_loss is None and speed_up is None else Aim.of(max_loss, speed_up)
+        options = Options(int8, exits == "all", threads, calibration, data_dir, criterion, aim)
+        exported = export_model(model, out, options, partial(live.track, what="samples"))
+    from leebert.export.summary import print_exported
+
+    if json_:
+        console.emit_json(exported.as_dict())
+    else:
+        print_exported(out, exported)
+
+
+def _check_packages(extra: str, *packages: str) -> None:
+    """Refuse a command whose packages are not installed."""
+    from importlib.util import find_spec
+
+    if missing := [name for name in packages if find_spec(name) is None]:
+        raise ConfigError(f"this command needs {', '.join(missing)}: pip install 'leebert-sweep[{extra}]'")
 
 
 def _source(input_: str) -> Any:

@@ -114,6 +114,18 @@ class Command(TyperCommand):
         return super().parse_args(ctx, [*(_renamed(arg, present) for arg in args[:end]), *args[end:]])
 
 
+class ExportCommand(Command):
+    """A command whose option `--int8` may stand without a value."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Give `--int8` its default value."""
+        given = [*args, ""]
+        bare = [
+            arg == "--int8" and after not in ("dynamic", "static") for arg, after in zip(given, given[1:], strict=False)
+        ]
+        return super().parse_args(ctx, ["--int8=dynamic" if b else arg for arg, b in zip(args, bare, strict=False)])
+
+
 def warn_of_former(former: str, new: str) -> None:
     """Print one line on stderr about the former name of an option or a key."""
     print(f"warning: {former} is deprecated and will be removed in the next release: use {new}", file=sys.stderr)

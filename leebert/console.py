@@ -22,6 +22,35 @@ from leebert.errors import LeebertError
 _BETWEEN_WORDS: dict[str, Any] = {"break_long_words": False, "break_on_hyphens": False}
 
 
+#: Packages that commands import when they need them, by the extra of this distribution that installs them.
+EXTRAS = {
+    "train": ("torch", "transformers", "datasets", "pyarrow", "pandas", "scipy", "sklearn", "safetensors", "PIL"),
+    "sweep": ("ray", "optuna", "mlflow", "matplotlib", "jinja2", "psutil", "plotly"),
+    "serve": ("onnxruntime", "tokenizers", "fastapi", "starlette", "uvicorn", "uvloop", "aiohttp"),
+    "export": ("onnx", "onnxscript"),
+}
+
+
+def missing_package(error: ModuleNotFoundError, own: str = "train") -> str | None:
+    """Write which extra installs a package that is missing.
+
+    Args:
+        error: The error of its import.
+        own: The extra of the program's commands, which includes that for training.
+
+    Returns:
+        One sentence; None for packages that are not in :data:`EXTRAS`.
+    """
+    package = (error.name or "").partition(".")[0]
+    extra = next((name for name, packages in EXTRAS.items() if package in packages), None)
+    if extra is None:
+        return None
+    return (
+        f"this command needs {package}, which is not installed: pip install "
+        f"'leebert-sweep[{own if extra == 'train' else extra}]'"
+    )
+
+
 class _Stderr(logging.Handler):
     """Prints each record on what is stderr at that moment."""
 
@@ -53,14 +82,16 @@ def log_to_stderr(timestamps: bool) -> Iterator[None]:
             logger.propagate = propagate
 
 
-def run(app: Callable[[], Any], *, timestamps: bool = False) -> None:
+def run(app: Callable[[], Any], *, timestamps: bool = False, extra: str = "train") -> None:
     """Run a command-line application.
 
-    A :class:`LeebertError` becomes one message on stderr and exit code 1; Ctrl-C is exit code 130.
+    A :class:`LeebertError`, and a package of an extra that is not installed, becomes one message on stderr and exit code 1;
+    Ctrl-C is exit code 130.
 
     Args:
         app: The application.
         timestamps: Whether the time of day precedes each logged message.
+        extra: The extra of this distribution for the application's commands.
     """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
@@ -83,6 +114,11 @@ def run(app: Callable[[], Any], *, timestamps: bool = False) -> None:
     except BrokenPipeError:  # `| head` closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
+    except ModuleNotFoundError as error:
+        if (sentence := missing_package(error, extra)) is None:
+            raise
+        print(f"error: {sentence}", file=sys.stderr)
+        sys.exit(1)
     except OSError as error:  # a full disk, a folder that can't be written
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)

@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from leebert.data.collate import TokenRows
-from leebert.data.readers import Columns, Row
+from leebert.data.readers import Row
 from leebert.data.tasks import get_task
-from leebert.data.texts import characters, read_texts
-from leebert.errors import ConfigError
+from leebert.data.texts import characters, texts_of
 from leebert.files import parse_json
 from leebert.majority import AgainstMajority, margin_in_words
 from leebert.windows import Windows
@@ -81,15 +80,7 @@ def texts_for(task: Any, source: Path | Iterable[bytes | str], columns: Sequence
         ConfigError: The number of columns differs from the task's.
         DataError: A value is not a text; the message names its place.
     """
-    task_columns = get_task(task).text_names if task else ()
-    if task_columns and columns and len(columns) != len(task_columns):
-        raise ConfigError(
-            f"--text {', '.join(columns)}: this model takes {len(task_columns)} text column(s), such as "
-            f"{', '.join(names[0] for names in task_columns)}; repeat --text for each"
-        )
-    names = tuple((name,) for name in columns) if columns else task_columns or (("text",),)
-    requested = Columns(names, "name your text column with --text")
-    return read_texts(source, requested) if isinstance(source, Path) else read_texts(source, requested, "stdin")
+    return texts_of(get_task(task).text_names if task else (), source, columns)
 
 
 def encode(tokenizer: Any, texts: Sequence[tuple[str, ...]], max_length: int | None) -> Any:

@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from leebert.errors import ConfigError, DataError
+from leebert.exported.manifest import is_exported
+from leebert.exported.predictor import ExportedPredictor
 from leebert.windows import Windows
 
 #: Windows that wait for each process, so that none is idle while the main process reads.
@@ -163,9 +165,14 @@ def load_predictor(options: PredictorOptions, *, quiet: bool = False) -> Predict
     Raises:
         LeebertError: The folder is damaged, or the options do not fit the model.
     """
+    if is_exported(options.folder):
+        return ExportedPredictor(
+            options.folder, criterion=options.criterion, threshold=options.threshold, patience=options.patience,
+            batch_size=options.batch_size, threads=options.threads, device=options.device, precision=options.precision,
+        )  # fmt: skip
     if not (options.folder / "config.json").is_file():
         raise ConfigError(
-            f"{options.folder}: no config.json; give the folder of a model that `leebert train` has written"
+            f"{options.folder}: no config.json; give the folder of a model that `leebert train` or `leebert export` has written"
         )
     return SavedPredictor(options, quiet=quiet)
 

@@ -64,7 +64,7 @@ IMPORTS = {
 LADDER = (
     ("__main__", "demo", "tables", "testing"),
     ("cli",),
-    ("reproduce",),
+    ("reproduce", "serve"),
     ("models",),
     ("running",),
     ("tracking",),
@@ -134,17 +134,17 @@ LAYERS = {
         "slim.*", "model", "images.preprocess", "images.resnet",
     ),
     "exiting early": ("inference", "evaluate", "tradeoff", "thresholds", "operating_point", "milliseconds", "latency"),
-    "exported models": ("exported.*",),
+    "exported models": ("windows", "exported.*"),
     "training": (
         "objective", "optim.*", "look_ahead", "stages", "students", "transforms", "methods.*", "level", "checkpoint",
         "train", "operations", "memory",
     ),
     "public names": ("",),
     "kinds of tasks": (
-        "windows", "problem", "predict", "predictor", "prediction_files", "one_text", "images.problem", "images.predict", "kinds.*", "training_data", "provenance", "submission",
+        "problem", "predict", "predictor", "prediction_files", "one_text", "images.problem", "images.predict", "kinds.*", "training_data", "provenance", "submission",
         "console", "text_chart", "tables",
     ),
-    "training, evaluating and serving a model of a folder": ("recipe", "report", "card", "calibration", "serving"),
+    "training, evaluating and serving a model of a folder": ("recipe", "report", "card", "calibration", "serving", "export.*"),
     "contracts of plugins": ("testing.*",),
     "commands": ("cli", "cli_options", "starter"),
 }  # fmt: skip

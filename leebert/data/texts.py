@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from leebert.data.readers import FORMATS, Columns, Row, file_lines, read_lines, read_rows, short
-from leebert.errors import DataError
+from leebert.errors import ConfigError, DataError
 from leebert.images.tasks import ENDINGS
 
 
@@ -69,6 +69,30 @@ def read_texts(source: Path | Iterable[bytes | str], columns: Columns, name: str
     if isinstance(source, Path):
         return checked(_read_file(source, columns))
     return checked(read_lines(source, name, columns))
+
+
+def texts_of(
+    names: Sequence[tuple[str, ...]], source: Path | Iterable[bytes | str], columns: Sequence[str] = ()
+) -> Iterator[Row]:
+    """Read the texts for a model from a file or a stream.
+
+    Args:
+        names: Accepted names of each text column of the model; (): one text per row.
+        source: The file, or the lines of stdin.
+        columns: Names of the text columns in the file; (): those of the model.
+
+    Raises:
+        ConfigError: The number of columns differs from the model's.
+        DataError: A value is not a text; the message names its place.
+    """
+    if names and columns and len(columns) != len(names):
+        raise ConfigError(
+            f"--text {', '.join(columns)}: this model takes {len(names)} text column(s), such as "
+            f"{', '.join(accepted[0] for accepted in names)}; repeat --text for each"
+        )
+    accepted = tuple((name,) for name in columns) if columns else tuple(names) or (("text",),)
+    requested = Columns(accepted, "name your text column with --text")
+    return read_texts(source, requested) if isinstance(source, Path) else read_texts(source, requested, "stdin")
 
 
 def _read_file(path: Path, columns: Columns) -> Iterator[Row]:

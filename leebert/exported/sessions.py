@@ -17,7 +17,7 @@ from leebert.exported.manifest import ADVICE, Manifest, Segment, verified
 log = logging.getLogger(__name__)
 
 #: NumPy's types of the inputs of a graph, by ONNX Runtime's names.
-_TYPES = {"tensor(int64)": np.int64, "tensor(int32)": np.int32, "tensor(float)": np.float32, "tensor(bool)": np.bool_}
+_TYPES = {"tensor(int64)": np.int64, "tensor(int32)": np.int32, "tensor(float)": np.float32, "tensor(uint8)": np.uint8}
 
 
 class SegmentSession:

@@ -163,8 +163,8 @@ class CriterionContract:
         if threshold is None or self.criterion.whole:
             return np.zeros(logits.shape[1], bool)
         values = measured(criterion, logits).astype(float)
-        near: np.ndarray = np.isclose(values, threshold, rtol=1e-5, atol=1e-6)
-        return near.any(axis=0)
+        near = np.isclose(values, threshold, rtol=1e-5, atol=1e-6)
+        return np.asarray(near.any(axis=0))
 
     def test_samples_do_not_see_each_other(self) -> None:
         """A sample exits at the same exit alone and at any position of a batch."""

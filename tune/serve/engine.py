@@ -44,8 +44,8 @@ class Runner(Protocol):
         """Predict a batch: label, probability, exit_layer and layers_saved of each row."""
         ...
 
-    def exits_at(self, threshold: float) -> Any:
-        """The model's own exit criterion at a threshold; NaN: the model's own threshold."""
+    def exits_at(self, threshold: float | None) -> Any:
+        """The server's exit criterion at a threshold; None: at its own."""
         ...
 
     def describe(self, exits: Any) -> dict[str, Any]:
@@ -134,12 +134,13 @@ class Engine:
             raise Refusal(503, "the server is shutting down: send the request to another one", retry_after=1)
         waiting = len(self._queue)
         fastest = self.controller.points[-1].milliseconds * self.controller.pace
-        expected = waiting * fastest
+        oldest = 1000 * (self._clock() - self._queue[0][0].arrived) if waiting else 0.0
+        expected = max(waiting * fastest, oldest)
         if waiting + rows > self.limits.waiting or (waiting and expected > self.limits.wait_ms):
             seconds = max(1, math.ceil(expected / 1000))
             raise Refusal(
                 429,
-                f"{waiting} texts wait, {expected:.0f} ms of work: send the request again later",
+                f"too many requests: {waiting} waiting texts, a wait of {expected:.0f} ms; send the request again later",
                 retry_after=seconds,
             )
 
@@ -172,7 +173,8 @@ class Engine:
         metrics.set("busy_ratio", round(self._busy_share, 4))
         metrics.set("arrivals_per_second", round(control.rate_slow, 3))
         metrics.set("pace", round(control.pace, 4))
-        metrics.set("threshold", control.point.threshold)
+        if control.point.threshold is not None:
+            metrics.set("threshold", control.point.threshold)
         metrics.set("layer_speed_up", control.point.speed_up)
         metrics.set("point_milliseconds", control.point.milliseconds)
         metrics.set("score", control.point.score)
