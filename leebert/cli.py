@@ -24,6 +24,7 @@ from leebert.cli_options import (
     DataDir,
     Device,
     ExportCommand,
+    Exported,
     Json,
     Latency,
     MaxLoss,
@@ -269,6 +270,7 @@ def evaluate(
     timed_rows: Annotated[
         int, typer.Option(min=0, help="Samples for wall-clock timing at batch size 1; 0: no timing.")
     ] = 50,
+    exported: Exported = False,
     device: Device = "auto",
     precision: Precision = None,
     all_: Annotated[
@@ -284,18 +286,20 @@ def evaluate(
     from leebert.exported.manifest import is_exported
     from leebert.kinds import kind_of
 
-    exported = is_exported(model)
-    if task is not None and not exported:
+    written = is_exported(model)
+    if task is not None and not written:
         raise ConfigError("--task: is for exported models; a saved model knows its task, so leave it out")
-    of = _task_of_exported(model, task) if exported else _task_of(model)
+    of = _task_of_exported(model, task) if written else _task_of(model)
     splits = [split] if split else list(of.eval_splits)
     if not splits:
         raise DataError(f"task {of.name}: no development split is declared; name a split with --split")
     for name in splits:
         kind_of(of).check_files(of, None, data_dir, name)
     with live.display("loading the model"):
-        one = _exported_evaluation(model, of, batch_size, timed_rows) if exported else None
-        one = one or _saved_evaluation(model, of, batch_size, timed_rows, precision, device)
+        if written:
+            one = _exported_evaluation(model, of, batch_size, timed_rows)
+        else:
+            one = _saved_evaluation(model, of, batch_size, timed_rows, precision, device, exported=exported)
         from leebert.report import print_evaluation
 
         results = {}
@@ -316,9 +320,10 @@ def evaluate(
 
 
 def _saved_evaluation(
-    folder: Path, task: Any, batch_size: int, timed_rows: int, precision: str | None, device: str
+    folder: Path, task: Any, batch_size: int, timed_rows: int, precision: str | None, device: str, *, exported: bool
 ) -> Callable[..., dict[str, Any]]:
     """Load a saved model; return its evaluation of samples, for which a second argument wraps the iteration."""
+    time_exits = _time_exits(exported, device)
     loaded, tokenizer = _load(folder)
     runtime = _runtime(loaded, precision, device)
     loaded.to(runtime.device)
@@ -326,8 +331,22 @@ def _saved_evaluation(
 
     return lambda examples, progress: evaluate_split(
         loaded, tokenizer, examples, task.metric, runtime, batch_size=batch_size, timed_rows=timed_rows,
-        progress=progress,
+        time_exits=time_exits, progress=progress,
     )  # fmt: skip
+
+
+def _time_exits(exported: bool, device: str) -> Callable[..., Any]:
+    """The measurement of milliseconds that `--exported` selects."""
+    if not exported:
+        from leebert.latency import exit_milliseconds
+
+        return exit_milliseconds
+    if device not in ("auto", "cpu"):
+        raise ConfigError(f"--exported --device {device}: the exported form runs on the CPU; leave out one of the two")
+    _check_packages("export", "onnx", "onnxscript", "onnxruntime")
+    from leebert.export.network_times import network_times
+
+    return network_times
 
 
 def _exported_evaluation(folder: Path, task: Any, batch_size: int, timed_rows: int) -> Callable[..., dict[str, Any]]:
@@ -572,6 +591,7 @@ def calibrate(
     speed_up: SpeedUp = None,
     max_loss: MaxLoss = None,
     latency: Latency = None,
+    exported: Exported = False,
     criterion: Criterion = None,
     text: Texts = None,
     batch_size: BatchSize = 64,
@@ -584,8 +604,11 @@ def calibrate(
     from leebert.milliseconds import parse_milliseconds
 
     milliseconds = None if latency is None else parse_milliseconds(latency, "--latency")
+    if exported and latency is None:
+        raise ConfigError("--exported: says how --latency is measured; add --latency, or leave it out")
     _check_input(texts)
     check_writable(model, "model")
+    time_exits = _time_exits(exported, device)
     loaded, tokenizer = _load(model)
     runtime = _runtime(loaded, None, device)
     loaded.to(runtime.device)
@@ -600,7 +623,7 @@ def calibrate(
         "stdin" if texts == "-" else Path(texts).name,
         Aim.of(max_loss, speed_up, milliseconds), criterion or loaded.config.exit_strategy, runtime,
         validated=saved_tradeoffs(read_curves(model, validated=True), loaded.exit_layers, loaded.depth), batch_size=batch_size,
-        progress=partial(live.track, what="samples"),
+        time_exits=time_exits, progress=partial(live.track, what="samples"),
     )  # fmt: skip
     before = save_calibration(model, calibration)
     if json_:

@@ -480,6 +480,6 @@ def test_the_networks_of_a_real_sweep_are_timed_on_its_own_samples(best_place, c
     times = ran.json["found"]["milliseconds"]
     assert times["exits"] == sorted(times["exits"])
     assert len(times["exits"]) == len(times["layers"])
-    assert re.fullmatch(r"PyTorch, .*, 1 thread\(s\), fp32, 20 samples of \d+ tokens on average", times["measured"])
+    assert re.fullmatch(r"ONNX Runtime fp32, .*, 1 thread\(s\), 20 samples of \d+ tokens on average", times["measured"])
     # Every configuration is fast enough, so the score is that of all layers.
     assert ran.json["found"]["objective"]["value"] == pytest.approx(ran.json["found"]["score_per_exit"][-1], abs=1e-5)

@@ -118,6 +118,15 @@ def test_a_batch_is_the_oldest_row_and_later_ones_of_similar_length():
     assert [place for _, place in form_batch(queue, 1)] == [1]
 
 
+def test_a_request_of_many_rows_does_not_hold_up_others():
+    many, one = (SimpleNamespace(exits=None, rows=rows(*"a" * n)) for n in (100, 1))
+    queue = collections.deque([*((many, place) for place in range(100)), (one, 0)])
+    order = [job for _ in range(4) for job, _ in form_batch(queue, 8)]
+    assert order.index(one) == 8
+    assert len(queue) == 101 - len(order)
+    assert sorted(place for job, place in queue if job is many) == list(range(31, 100))
+
+
 def test_a_full_queue_refuses_with_the_seconds_to_wait():
     async def run():
         model = Model()

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from leebert.exits import named
+from leebert.export.result import Exported
 from leebert.exported.manifest import Manifest
 
-if TYPE_CHECKING:
-    from leebert.export.command import Exported
-
-#: Points of the curve that the card shows, and the layer speed-up between neighbours.
+#: Layer speed-up between neighbouring points of the curve that the card shows.
 _STEP = 0.25
 
 

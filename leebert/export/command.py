@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.metadata
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from leebert.export.exits import Choice, Costs, choose_by_time, milliseconds, su
 from leebert.export.pieces import Pieces, trace
 from leebert.export.quantise import quantised
 from leebert.export.ranges import measure_ranges
+from leebert.export.result import Exported
 from leebert.export.samples import Samples, inputs, read_samples, record_exported
 from leebert.export.segments import Graph, compose
 from leebert.export.timing import segment_times, timed
@@ -63,37 +65,6 @@ class Options:
     data_dir: str | None = None
     criterion: str | None = None
     aim: Aim | None = None
-
-
-@dataclasses.dataclass(frozen=True)
-class Exported:
-    """The result of an export.
-
-    Attributes:
-        manifest: The manifest as written.
-        choice: The choice of exits; None for a model with one exit.
-        chosen: The exit criterion and threshold in use; None for one exit.
-        source: The samples of scores and thresholds, in words.
-        tuned: Whether thresholds were chosen on a development split.
-        texts_source: The samples of the ranges of static int8, in words.
-        size: Bytes of the segments.
-    """
-
-    manifest: Manifest
-    choice: Choice | None
-    chosen: Chosen | None
-    source: str
-    tuned: bool
-    texts_source: str
-    size: int
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return JSON-ready values: the manifest without its curves, and the choice of exits."""
-        values = dataclasses.asdict(dataclasses.replace(self.manifest, curves=()))
-        chosen = self.chosen and dataclasses.asdict(self.chosen)
-        choice = self.choice and {"expected": self.choice.expected, "expected_all_exits": self.choice.before,
-                                  "exit_milliseconds": self.choice.costs.exit_}  # fmt: skip
-        return {**values, "chosen": chosen, "choice": choice, "source": self.source, "bytes": self.size}
 
 
 def export_model(
@@ -300,6 +271,7 @@ class _Export:
                 "whole": (whole, whole.criterion(Exits(criterion=FULL_MODEL))),
             },
             self._timed(),
+            clock=time.thread_time if self.options.threads == 1 else time.perf_counter,
         )
         costs = Costs.of(times["every"], times["whole"])
         loss = aim.max_loss if aim.max_loss is not None else max(0.0, first.loss or 0.0)

@@ -64,7 +64,13 @@ class FusedAttention(nn.Module):
         return attended
 
     def forward(self, states: torch.Tensor, attention_mask: torch.Tensor, **unused: Any) -> tuple[torch.Tensor, None]:
-        """Compute what `BertSelfAttention` computes."""
+        """Compute what `BertSelfAttention` computes.
+
+        Args:
+            states: (B, L, H).
+            attention_mask: (B, L) int32, 1 for tokens.
+            **unused: Ignored.
+        """
         return self.context(states, attention_mask), None
 
 

@@ -24,14 +24,17 @@ from leebert.milliseconds import ExitMilliseconds
 from leebert.record import SampleSet
 
 
-def network_times(model: Any, rows: SampleSet, criterion: ExitCriterion, threads: int = 1) -> ExitMilliseconds:
-    """Measure the time of one sample up to each exit's decision, in ONNX Runtime fp32 at batch size 1 on this machine.
+def network_times(
+    model: Any, rows: SampleSet, criterion: ExitCriterion, runtime: Any = None, most: int = TIMED
+) -> ExitMilliseconds:
+    """Measure the time of one sample up to each exit's decision, in ONNX Runtime fp32 on one thread of this machine.
 
     Args:
         model: A model in evaluation mode, on the CPU.
         rows: The samples, of which some that are spread over the lengths are timed.
         criterion: The exit criterion whose decisions are timed.
-        threads: Threads of ONNX Runtime.
+        runtime: Not used; :func:`leebert.latency.exit_milliseconds` has it.
+        most: Number of samples to time.
 
     Returns:
         The times, with what they were measured with.
@@ -56,14 +59,14 @@ def network_times(model: Any, rows: SampleSet, criterion: ExitCriterion, threads
         padding_id=0,
         precision="fp32",
     )
-    index = timed(np.asarray(rows.lengths), TIMED)
+    index = timed(np.asarray(rows.lengths), most)
     with tempfile.TemporaryDirectory() as folder:
         written = write_export(Path(folder), graphs, None, manifest)
-        exported = ExportedModel(Path(folder), written, load_sessions(Path(folder), written, threads), None)
+        exported = ExportedModel(Path(folder), written, load_sessions(Path(folder), written, 1), None)
         batches = [inputs(rows, [i]) for i in index]
         times = segment_times({"": (exported, criterion)}, batches)[""].segments.cumsum()
     return ExitMilliseconds(
-        tuple(times.tolist()), tuple(pieces.exit_layers), in_words("fp32", threads, np.asarray(rows.lengths)[index])
+        tuple(times.tolist()), tuple(pieces.exit_layers), in_words("fp32", 1, np.asarray(rows.lengths)[index])
     )
 
 

@@ -226,7 +226,7 @@ def _reason(error: BaseException) -> str:
         texts.append(str(current))
         current = current.__cause__ or current.__context__
     if operator := re.search(
-        r"No (?:ONNX function|decompositions?) [^'\"]*?(?:found )?for [^a-z]*([\w.:]+)", "\n".join(texts)
+        r"No (?:ONNX function|decompositions?)[^\n]*? for [^\n]*?op='([\w.:]+)'", "\n".join(texts)
     ):
         return f"ONNX has no operator for {operator[1]}; replace it in the model"
     lines = [line for line in texts[-1].strip().splitlines() if line.strip()] or [type(error).__name__]

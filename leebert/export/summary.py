@@ -8,7 +8,7 @@ from pathlib import Path
 from leebert.console import next_step, sentence, table
 from leebert.exits import named
 from leebert.export.card import curve_rows, score_rows
-from leebert.export.command import Exported
+from leebert.export.result import Exported
 from leebert.operating_point import in_words
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,14 +18,14 @@ SAMPLES, ROUNDS = 48, 6
 class _Stopwatch:
     """A criterion that notes when each exit has decided by another criterion, and lets no sample exit."""
 
-    def __init__(self, criterion: ExitCriterion) -> None:
-        self.criterion = criterion
-        self.times = [time.perf_counter()]
+    def __init__(self, criterion: ExitCriterion, clock: Callable[[], float]) -> None:
+        self.criterion, self.clock = criterion, clock
+        self.times = [clock()]
 
     def step(self, logits: Any, state: Any) -> tuple[Any, Any]:
         exited, state = self.criterion.step(logits, state)
         bool(exited.any())
-        self.times.append(time.perf_counter())
+        self.times.append(self.clock())
         return np.zeros_like(exited), state
 
 
@@ -43,7 +43,11 @@ class Times:
 
 
 def segment_times(
-    models: Mapping[str, tuple[Any, ExitCriterion]], batches: Sequence[Mapping[str, np.ndarray]], rounds: int = ROUNDS
+    models: Mapping[str, tuple[Any, ExitCriterion]],
+    batches: Sequence[Mapping[str, np.ndarray]],
+    *,
+    rounds: int = ROUNDS,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, Times]:
     """Measure the time of each segment with its exit's decision, for several models in alternation.
 
@@ -52,6 +56,8 @@ def segment_times(
         batches: Batches of one sample.
         rounds: Rounds after the first, which warms up. Of each sample the fastest counts, which other processes disturb
             least.
+        clock: Seconds of the wall clock, or of this thread's processor time: of a single thread, differences of the
+            latter are exact on a machine that does other things, too.
 
     Returns:
         The times by name.
@@ -63,10 +69,10 @@ def segment_times(
     for round_ in range(rounds + 1):
         for sample, batch in enumerate(batches):
             for name, (model, criterion) in models.items():
-                watch = _Stopwatch(criterion)
+                watch = _Stopwatch(criterion, clock)
                 model.infer(batch, watch)
                 if round_:
-                    ended = time.perf_counter()
+                    ended = clock()
                     elapsed = np.append(np.diff([*watch.times, ended]), ended - watch.times[0])
                     fastest[name][sample] = np.minimum(fastest[name][sample], elapsed)
     medians = {name: 1000 * np.median(times, axis=0) for name, times in fastest.items()}

@@ -293,7 +293,7 @@ def _cause(error: BaseException) -> LeebertError:
         wrapped = isinstance(seen, ray.exceptions.RayTaskError)  # also an instance of the class of its cause
         if isinstance(seen, LeebertError) and not wrapped:
             return seen
-        cause = seen.cause if wrapped else None  # type: ignore[union-attr]
+        cause = getattr(seen, "cause", None) if wrapped else None
         seen = cause if isinstance(cause, BaseException) else seen.__cause__
     lines = [line for line in str(error).splitlines() if line.strip()]
     return SweepError(

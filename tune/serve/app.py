@@ -199,7 +199,7 @@ class _Server:
         )  # fmt: skip
         ray_thread = _RayThread(options, replica)
         try:
-            await self._until_stopped(ray_thread.start, ready)
+            await self._until_stopped(ray_thread, ready)
         finally:
             self.front.draining = True
             http.should_exit = True
@@ -209,10 +209,10 @@ class _Server:
             inner.close()
         return self._signal
 
-    async def _until_stopped(self, start: Callable[[], None], ready: Callable[[], None]) -> None:
+    async def _until_stopped(self, ray_thread: _RayThread, ready: Callable[[], None]) -> None:
         loop = asyncio.get_running_loop()
         stopped = asyncio.ensure_future(self._stop.wait())
-        starting = loop.run_in_executor(None, start)
+        starting = loop.run_in_executor(None, ray_thread.start)
         await asyncio.wait((starting, stopped), return_when=asyncio.FIRST_COMPLETED)
         if starting.done():
             starting.result()
@@ -221,6 +221,7 @@ class _Server:
             if not self._stop.is_set():
                 ready()
         await stopped
+        ray_thread.cancelled = True
         with contextlib.suppress(Exception):
             await starting
 
@@ -281,6 +282,8 @@ class _RayThread:
     def __init__(self, options: ServerOptions, replica: ReplicaOptions) -> None:
         self._options, self._replica = options, replica
         self._started = False
+        #: Set when a signal has come: Ray Serve need not start any more.
+        self.cancelled = False
 
     def start(self) -> None:
         """Start Ray, unless there is a cluster, and the application; returns when its replicas have loaded the model."""
@@ -288,6 +291,8 @@ class _RayThread:
 
         _start_ray(self._options)
         self._started = True
+        if self.cancelled:
+            return
         serve.start(proxy_location="Disabled", logging_config={"enable_access_log": False, "log_level": "WARNING"})
         try:
             serve.run(_application(self._options, self._replica), name=APPLICATION, route_prefix=None)
@@ -311,6 +316,9 @@ class _RayThread:
 
 def _start_ray(options: ServerOptions) -> None:
     import ray
+
+    for name in ("ray", "ray.serve"):  # the server says itself what matters
+        logging.getLogger(name).setLevel(logging.ERROR)
 
     if options.address is not None:
         ray.init(address=options.address, logging_level="ERROR", log_to_driver=False)
