@@ -9,6 +9,17 @@ MODEL ?= runs/mrpc
 export LEEBERT_DATA ?= $(wildcard $(abspath ../shared/data))
 export RAY_AUTH_MODE ?= disabled
 
+comma := ,
+# Of what pip prints: each package of at least a megabyte, and when it unpacks them.
+define SHOWN
+s/^ *Downloading \([^ ]*\)-[0-9][^ ]*\.whl (\(.* MB\)).*/  downloading \1 (\2)/p
+s/^ *Building .*/  &/p
+s/^Installing collected packages: .*/  unpacking all packages: about a minute/p
+endef
+export SHOWN
+install = bash -o pipefail -c '$(BIN)/pip install --disable-pip-version-check --progress-bar off -c constraints.txt $(1) \
+	| sed -un "$$SHOWN"'
+
 .PHONY: help setup demo quick test lint tables bench soak clean
 
 help:
@@ -23,10 +34,12 @@ help:
 setup: $(VENV)/.ready
 
 $(VENV)/.ready: pyproject.toml constraints.txt
-	@echo "setting up $(VENV): a few minutes, most of them silent while pip installs"
+	@echo "setting up $(VENV): a few minutes"
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt torch==2.13.0
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[demo,dev,cluster]"
+	@echo "1 of 2: PyTorch"
+	@$(call install,torch==2.13.0)
+	@echo "2 of 2: everything else"
+	@$(call install,-e ".[demo$(comma)dev$(comma)cluster]")
 	@touch $@
 
 demo: setup

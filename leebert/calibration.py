@@ -112,6 +112,7 @@ def calibrate(
     *,
     validated: Sequence[Tradeoff] = (),
     batch_size: int = 64,
+    time_exits: Callable[..., ExitMilliseconds] = exit_milliseconds,
     progress: Callable[[Iterable[Any]], Iterable[Any]] = iter,
 ) -> Calibration:
     """Run the texts once through all layers and choose the threshold of every criterion for an aim.
@@ -130,6 +131,7 @@ def calibrate(
         runtime: Device and precision.
         validated: The model's validation curves (:func:`leebert.operating_point.saved_tradeoffs`).
         batch_size: Samples per forward pass.
+        time_exits: Measures the time up to each exit, for a largest time.
         progress: Wraps the iteration over batches, such as a progress bar.
 
     Returns:
@@ -150,9 +152,11 @@ def calibrate(
         speed_up = within_loss(validated, own_row.name, patience, aim.max_loss).reached
     elif aim.milliseconds is not None:
         _check_count(texts, source, model, attainable(model.exit_layers, model.depth)[0])
+        criterion_ = _timed(own_row, patience, model)
         recorded, cut, times = _recorded(
-            model, tokenizer, texts, source, runtime, batch_size, progress, _timed(own_row, patience, model)
-        )
+            model, tokenizer, texts, source, runtime, batch_size, progress,
+            lambda rows: time_exits(model, rows, criterion_, runtime),
+        )  # fmt: skip
         assert times is not None
         speed_up = times.speed_up_within(tradeoff(recorded, own_row.name, patience), aim.milliseconds)
     else:
@@ -303,13 +307,12 @@ def _recorded(
     runtime: Runtime,
     batch_size: int,
     progress: Any,
-    timed: ExitCriterion | None = None,
+    time: Callable[[Any], ExitMilliseconds] | None = None,
 ) -> tuple[RecordedLogits, int, ExitMilliseconds | None]:
-    """Record the logits of the texts; return also how many were truncated and, with `timed`, the time up to each exit."""
+    """Record the logits of the texts; return also how many were truncated and, with `time`, the time up to each exit."""
     columns = tuple(list(column) for column in zip(*texts, strict=True))
     examples = Examples(columns, None, np.arange(len(texts)), source)
     with tempfile.TemporaryDirectory() as folder:
         rows = kind_of_model(model).encode(model, tokenizer, examples, Path(folder) / "rows.arrow")
         recorded = record_all(model, rows, runtime, batch_size, progress=progress)
-        times = exit_milliseconds(model, rows, timed, runtime) if timed else None
-        return recorded, int(rows.truncated), times
+        return recorded, int(rows.truncated), time(rows) if time else None

@@ -24,6 +24,7 @@ from leebert.cli_options import (
     DataDir,
     Device,
     ExportCommand,
+    Exported,
     Json,
     Latency,
     MaxLoss,
@@ -259,8 +260,9 @@ def _with_progress(work: Any) -> Any:
 
 @app.command(cls=Command)
 def evaluate(
-    model: Annotated[Path, typer.Argument(help="A folder written by `leebert train`.")],
+    model: Annotated[Path, typer.Argument(help="A folder written by `leebert train` or `leebert export`.")],
     data_dir: DataDir = None,
+    task: Task = None,
     split: Annotated[str | None, typer.Option(help="Split to evaluate; by default the development split(s).")] = None,
     thresholds: Annotated[int | None, typer.Option(hidden=True)] = None,  # tables are in steps of layers now
     out: Annotated[Path | None, typer.Option(help="Also write the JSON result to this file.")] = None,
@@ -268,6 +270,7 @@ def evaluate(
     timed_rows: Annotated[
         int, typer.Option(min=0, help="Samples for wall-clock timing at batch size 1; 0: no timing.")
     ] = 50,
+    exported: Exported = False,
     device: Device = "auto",
     precision: Precision = None,
     all_: Annotated[
@@ -280,27 +283,29 @@ def evaluate(
         print("warning: --thresholds has no effect: the table is in steps of layers; leave it out", file=sys.stderr)
     if out:
         check_file_writable(out, "--out")
+    from leebert.exported.manifest import is_exported
     from leebert.kinds import kind_of
 
-    task = _task_of(model)
-    splits = [split] if split else list(task.eval_splits)
+    written = is_exported(model)
+    if task is not None and not written:
+        raise ConfigError("--task: is for exported models; a saved model knows its task, so leave it out")
+    of = _task_of_exported(model, task) if written else _task_of(model)
+    splits = [split] if split else list(of.eval_splits)
     if not splits:
-        raise DataError(f"task {task.name}: no development split is declared; name a split with --split")
+        raise DataError(f"task {of.name}: no development split is declared; name a split with --split")
     for name in splits:
-        kind_of(task).check_files(task, None, data_dir, name)
-    results = {}
+        kind_of(of).check_files(of, None, data_dir, name)
     with live.display("loading the model"):
-        loaded, tokenizer = _load(model)
-        runtime = _runtime(loaded, precision, device)
-        loaded.to(runtime.device)
-        from leebert.report import evaluate_split, print_evaluation
+        if written:
+            one = _exported_evaluation(model, of, batch_size, timed_rows)
+        else:
+            one = _saved_evaluation(model, of, batch_size, timed_rows, precision, device, exported=exported)
+        from leebert.report import print_evaluation
 
+        results = {}
         for name in splits:
             live.phase(f"{name}: reading the samples")
-            results[name] = evaluate_split(
-                loaded, tokenizer, kind_of(task).read(task, name, data_dir), task.metric, runtime,
-                batch_size=batch_size, timed_rows=timed_rows, progress=partial(live.track, what=name),
-            )  # fmt: skip
+            results[name] = one(kind_of(of).read(of, name, data_dir), partial(live.track, what=name))
     if out:
         out.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(out, json.dumps(results, indent=1))
@@ -308,10 +313,75 @@ def evaluate(
         console.emit_json(results)
     else:
         for name, result in results.items():
-            print_evaluation(name, result, task.label_names, every=all_)
+            print_evaluation(name, result, of.label_names, every=all_)
         if not all_:
             print("other exit criteria, and all thresholds: leebert evaluate --all")
         console.next_step(f"leebert predict {shlex.quote(str(model))} FILE")
+
+
+def _saved_evaluation(
+    folder: Path, task: Any, batch_size: int, timed_rows: int, precision: str | None, device: str, *, exported: bool
+) -> Callable[..., dict[str, Any]]:
+    """Load a saved model; return its evaluation of samples, for which a second argument wraps the iteration."""
+    time_exits = _time_exits(exported, device)
+    loaded, tokenizer = _load(folder)
+    runtime = _runtime(loaded, precision, device)
+    loaded.to(runtime.device)
+    from leebert.report import evaluate_split
+
+    return lambda examples, progress: evaluate_split(
+        loaded, tokenizer, examples, task.metric, runtime, batch_size=batch_size, timed_rows=timed_rows,
+        time_exits=time_exits, progress=progress,
+    )  # fmt: skip
+
+
+def _time_exits(exported: bool, device: str) -> Callable[..., Any]:
+    """The measurement of milliseconds that `--exported` selects."""
+    if not exported:
+        from leebert.latency import exit_milliseconds
+
+        return exit_milliseconds
+    if device not in ("auto", "cpu"):
+        raise ConfigError(f"--exported --device {device}: the exported form runs on the CPU; leave out one of the two")
+    _check_packages("export", "onnx", "onnxscript", "onnxruntime")
+    from leebert.export.network_times import network_times
+
+    return network_times
+
+
+def _exported_evaluation(folder: Path, task: Any, batch_size: int, timed_rows: int) -> Callable[..., dict[str, Any]]:
+    """Load an exported model on one thread; return its evaluation as :func:`_saved_evaluation` does."""
+    _check_packages("export", "torch", "onnx", "onnxruntime")
+    from leebert.export.evaluation import evaluate_exported
+    from leebert.exported.model import ExportedModel
+
+    model = ExportedModel.load(folder)
+    if model.manifest.labels != tuple(task.label_names):
+        raise ConfigError(
+            f"{folder}: its labels are {', '.join(model.manifest.labels)}, those of task {task.name} "
+            f"{', '.join(task.label_names)}; give the model's task as --task"
+        )
+    return lambda examples, progress: evaluate_exported(
+        model, examples, task.metric, batch_size=batch_size, timed_rows=timed_rows, progress=progress
+    )
+
+
+def _task_of_exported(folder: Path, task: str | None) -> Any:
+    """The task of an exported model of texts, which has only the name of a declared one."""
+    from leebert.data.tasks import any_task, named_or_declared
+    from leebert.exported.manifest import read_manifest
+
+    manifest = read_manifest(folder)
+    if manifest.kind != "texts":
+        raise ConfigError(f"{folder}: an exported model of images; evaluate the model that it was exported from")
+    try:
+        return any_task(named_or_declared(task) if task else manifest.task)
+    except ConfigError:
+        if task:
+            raise
+        raise ConfigError(
+            f"{folder}: its task {manifest.task} is declared in a file; give the file as --task"
+        ) from None
 
 
 @app.command(cls=Command)
@@ -521,6 +591,7 @@ def calibrate(
     speed_up: SpeedUp = None,
     max_loss: MaxLoss = None,
     latency: Latency = None,
+    exported: Exported = False,
     criterion: Criterion = None,
     text: Texts = None,
     batch_size: BatchSize = 64,
@@ -533,8 +604,11 @@ def calibrate(
     from leebert.milliseconds import parse_milliseconds
 
     milliseconds = None if latency is None else parse_milliseconds(latency, "--latency")
+    if exported and latency is None:
+        raise ConfigError("--exported: says how --latency is measured; add --latency, or leave it out")
     _check_input(texts)
     check_writable(model, "model")
+    time_exits = _time_exits(exported, device)
     loaded, tokenizer = _load(model)
     runtime = _runtime(loaded, None, device)
     loaded.to(runtime.device)
@@ -549,7 +623,7 @@ def calibrate(
         "stdin" if texts == "-" else Path(texts).name,
         Aim.of(max_loss, speed_up, milliseconds), criterion or loaded.config.exit_strategy, runtime,
         validated=saved_tradeoffs(read_curves(model, validated=True), loaded.exit_layers, loaded.depth), batch_size=batch_size,
-        progress=partial(live.track, what="samples"),
+        time_exits=time_exits, progress=partial(live.track, what="samples"),
     )  # fmt: skip
     before = save_calibration(model, calibration)
     if json_:

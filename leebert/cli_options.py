@@ -101,6 +101,12 @@ Latency = Annotated[
         help="Target of the threshold: the largest mean time per sample at batch size 1, measured on this machine, such as 5ms."
     ),
 ]
+Exported = Annotated[
+    bool,
+    typer.Option(
+        "--exported", help="Measure milliseconds in the exported form (ONNX Runtime fp32, one thread), not in PyTorch."
+    ),
+]
 Experiment = Annotated[str | None, typer.Option(help="MLflow experiment; by default the sweep's own, or leebert-TASK.")]
 
 

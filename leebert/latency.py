@@ -188,6 +188,12 @@ def exit_milliseconds(
     return ExitMilliseconds(tuple(exits.tolist()), layers, described, disturbed)
 
 
+def processor() -> str:
+    """Name this machine's processor."""
+    facts = Runtime.of("fp32", "cpu").describe()
+    return str(facts.get("processor", facts["machine"]))
+
+
 def machine(runtime: Runtime) -> str:
     """Describe the machine of a measurement: processor or GPU, threads, precision."""
     facts = runtime.describe()

@@ -65,6 +65,7 @@ def evaluate_split(
     exits: Sequence[ExitConfig] = (),
     batch_size: int = 64,
     timed_rows: int = 50,
+    time_exits: Callable[..., ExitMilliseconds] = exit_milliseconds,
     progress: Callable[[Iterable[Any]], Iterable[Any]] = iter,
 ) -> dict[str, Any]:
     """Evaluate a saved model on a split in one pass, and measure wall-clock times on some samples.
@@ -79,6 +80,7 @@ def evaluate_split(
             the points nearest to a layer speed-up of 2 are timed.
         batch_size: Samples per forward pass.
         timed_rows: Number of samples to time at batch size 1; 0: none.
+        time_exits: Measures the time up to each exit.
         progress: Wraps the iteration over batches, such as a progress bar.
 
     Returns:
@@ -106,7 +108,7 @@ def evaluate_split(
                 num_classes=recorded.logits.shape[2],
             )  # fmt: skip
             timed = min(timed_rows, TIMED)
-            add_milliseconds(result, exit_milliseconds(model, rows, criterion, runtime, timed))
+            add_milliseconds(result, time_exits(model, rows, criterion, runtime, timed))
     return result
 
 

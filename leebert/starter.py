@@ -7,6 +7,7 @@ import importlib.util
 import json
 import logging
 import math
+import os
 import re
 import shlex
 from collections.abc import Mapping, Sequence
@@ -408,7 +409,7 @@ def _rendered(path: Path, read: _Source, table: TableGuess, space: SpaceGuess, t
         f"# Task and search space for {read.table.source}, written by `leebert init`. Edit it as you like.",
         "# search_spaces/README.md of the project describes every key.",
         "#",
-        f"#   {sweep.ljust(width)}  # {in_minutes(space.minutes)} on two CPU cores (an estimate)",
+        f"#   {sweep.ljust(width)}  # {in_minutes(space.minutes)} on two idle CPU cores (an estimate)",
         f"#   {best.ljust(width)}  # writes best/{read.name}.yaml",
         "#",
         f"# {space.configurations} configurations × {FOLDS} folds × {space.max_epochs} epochs. With --dry-run, sweep times a few "
@@ -497,6 +498,21 @@ def in_minutes(minutes: float) -> str:
     return f"about {minutes:.0f} minutes" if minutes < 100 else f"about {minutes / 60:.1f} hours"
 
 
+def time_here(minutes: float, cores: int, load: float) -> str:
+    """Return the time on this machine if it is much longer than on two idle cores; empty otherwise.
+
+    Args:
+        minutes: The time on two idle cores.
+        cores: The machine's number of cores.
+        load: Its load average: the number of processes that want a core.
+    """
+    slower = (load + CORES) / cores
+    if slower < 1.5:
+        return ""
+    busy = f" and a load of {load:.1f}" if load >= 1 else ""
+    return f", {in_minutes(minutes * slower)} here ({cores} core{'s' if cores > 1 else ''}{busy})"
+
+
 _PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_./-]*|package:[A-Za-z0-9_./-]+")
 _RESERVED = {"true", "false", "null", "yes", "no", "on", "off", "y", "n"}
 
@@ -513,7 +529,7 @@ def _short(name: str) -> str:
 
 def print_started(started: Started) -> None:
     """Print what the table seems to hold, what was written, and the next commands."""
-    from leebert.console import aligned
+    from leebert.console import aligned, sentence
 
     table, space = started.table, started.space
     share = table.labels[table.largest_class] / table.rows
@@ -536,7 +552,9 @@ def print_started(started: Started) -> None:
     print(f"{started.source}: {table.rows:,} samples")
     print("\n".join(aligned(rows)))
     print("\n".join(f"wrote {path}" for path in started.written))
-    print(
-        f"\nnext ({searched}{space.configurations} configurations × {FOLDS} folds, {in_minutes(space.minutes)} on two CPU cores):"
+    sentence(
+        f"\n{searched}{space.configurations} configurations × {FOLDS} folds: {in_minutes(space.minutes)} on two idle CPU "
+        f"cores{time_here(space.minutes, os.cpu_count() or 1, os.getloadavg()[0])}; sweep --dry-run measures the time here"
     )
+    print("next:")
     print("\n".join(f"  {command}" for command in started.commands))

@@ -64,7 +64,7 @@ IMPORTS = {
 LADDER = (
     ("__main__", "demo", "tables", "testing"),
     ("cli",),
-    ("reproduce",),
+    ("reproduce", "serve"),
     ("models",),
     ("running",),
     ("tracking",),

@@ -14,6 +14,7 @@ from recorded import drawn
 
 from leebert.evaluate import RecordedLogits
 from leebert.majority import against_majority
+from leebert.milliseconds import ExitMilliseconds
 from leebert.yaml import load_yaml
 from tune.analysis import overview, tradeoff
 from tune.analysis.choose import choose_each
@@ -405,3 +406,80 @@ def test_compare_reports_layers_only_of_what_has_learned(sweep):
     told = found.as_dict()
     assert list(told["layers"]) == ["clo-v2"]
     assert told["no_layers"] == "no completed configuration of BLO is significantly above the majority class"
+
+
+# Within a time.
+
+
+def times(milliseconds):
+    return ExitMilliseconds(tuple(float(ms) for ms in milliseconds), tuple(range(1, EXITS + 1)), "PyTorch, made up")
+
+
+@pytest.fixture
+def timed(monkeypatch):
+    """Networks of which one takes twice the time of the others; how often each was timed."""
+    measured = []
+
+    def one(sweep, training, criterion, patience):
+        measured.append(repr(training))
+        return times(np.arange(1, EXITS + 1) * (2 if len(measured) == 1 else 1))
+
+    monkeypatch.setattr("tune.analysis.latency._measured", one)
+    monkeypatch.setattr("tune.analysis.latency._structure", lambda sweep, training, networks: str(training.lr_theta))
+    return measured
+
+
+def test_the_best_within_a_time_is_not_the_best_within_as_many_layers(sweep, choose, tmp_path, timed):
+    folder = sweep("timed")
+    ran = choose("timed", more=("--objective", f"latency={EXITS}ms", "--criterion", "confidence", "--json"))
+    assert ran.code == 0, ran.err
+    found = found_in(tmp_path)
+    history = folder.ledger.read().history()
+    rates = {c.values["lr_theta"] for c in history if c.state == "complete"}
+    assert len(timed) == len(rates), "each network is timed once"
+    assert found["milliseconds"]["measured"] == "PyTorch, made up"
+    assert found["objective"]["name"] == f"score at {EXITS} ms per sample under confidence"
+    points = found["pareto"]["points"]
+    assert [p["milliseconds"] for p in points] == sorted({p["milliseconds"] for p in points})
+    assert [p["score"] for p in points] == sorted({p["score"] for p in points})
+    for point in points:
+        assert point["milliseconds"] / point["layers"] == pytest.approx(1, abs=0.01) or point["milliseconds"] / point[
+            "layers"
+        ] == pytest.approx(2, abs=0.01)
+    # By hand: the mean over folds of the score at the layers that the time allows.
+    values = {}
+    state = folder.ledger.read()
+    slow = next(c for c in history if c.state == "complete").values["lr_theta"]
+    for c in history:
+        if c.state == "complete":
+            layers = EXITS / (2 if c.values["lr_theta"] == slow else 1)
+            curves = [tradeoff.tradeoff(logits(state.indices[c.id], k), "accuracy", "confidence") for k in range(FOLDS)]
+            values[c.id] = np.mean([np.interp(layers, *curve.drawn()) for curve in curves])
+    assert found["objective"]["value"] == pytest.approx(max(values.values()), abs=2e-3)
+    printed = choose("timed", more=("--objective", f"latency={EXITS}ms", "--criterion", "confidence"))
+    assert "ms up to each exit, measured on this machine at batch size 1 in PyTorch, made up: " in printed.out
+    assert "on the Pareto front of score against time" in printed.out
+
+
+def test_a_time_that_no_configuration_reaches(sweep, choose, timed):
+    sweep("slow")
+    ran = choose("slow", more=("--objective", "latency=0.5ms"))
+    assert ran.code == 1
+    assert f"0.5 ms per sample: none of {PLANNED - 1} completed configurations reaches it in every run" in ran.err
+    assert f"takes from 1 to {EXITS} ms" in ran.err
+    assert choose("slow", more=("--objective", "latency=soon")).err.startswith(
+        "error: --objective latency soon: should be milliseconds per sample above 0, such as 5ms"
+    )
+
+
+@pytest.mark.slow
+def test_the_networks_of_a_real_sweep_are_timed_on_its_own_samples(best_place, cli, tmp_path):
+    where = ("--storage", best_place.folder / "sweeps", "--out", tmp_path, "--anyway", "--json")
+    ran = cli("leebert-tune", "best", "toy", "--objective", "latency=1000ms", *where)
+    assert ran.code == 0, ran.err
+    times = ran.json["found"]["milliseconds"]
+    assert times["exits"] == sorted(times["exits"])
+    assert len(times["exits"]) == len(times["layers"])
+    assert re.fullmatch(r"ONNX Runtime fp32, .*, 1 thread\(s\), 20 samples of \d+ tokens on average", times["measured"])
+    # Every configuration is fast enough, so the score is that of all layers.
+    assert ran.json["found"]["objective"]["value"] == pytest.approx(ran.json["found"]["score_per_exit"][-1], abs=1e-5)

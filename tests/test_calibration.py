@@ -116,7 +116,7 @@ def test_a_largest_time_per_text_gives_the_slowest_threshold_within_it(place, mo
     times = ExitMilliseconds(
         tuple(float(i + 1) for i in range(LAYERS)), tuple(range(1, LAYERS + 1)), "PyTorch, made up"
     )
-    monkeypatch.setattr("leebert.calibration.exit_milliseconds", lambda *_: times)
+    monkeypatch.setattr("leebert.latency.exit_milliseconds", lambda *_: times)
     options = ("--criterion", "entropy", "--latency", f"{LAYERS / 2}ms")
     ran = cli("leebert", "calibrate", model, place / "texts.csv", *options)
     assert ran.code == 0, ran.err

@@ -619,20 +619,53 @@ leebert-tune report nonsense
 leebert-tune simulate nonsense
 leebert-tune reproduce nonsense --backbone {good}
 leebert-tune reproduce table2 --task mrpc --backbone /no/such
+leebert init /no/such.csv
+leebert init {data}
+leebert train --task nonsense --backbone {good}
+leebert train --task mrpc --backbone {good} --data-dir {data} --set training.algorithm=clo
+leebert train --task mrpc --backbone {good} --data-dir {data} --set training.lr_theta=fast
+leebert train --task mrpc --backbone {good} --set x
+leebert predict {good} --glue {data} --out x.csv
+leebert predict {good} x.csv --format xml
+leebert predict {good} --fill
+leebert evaluate {good} --split nonsense
+leebert calibrate /no/such {data} --speed-up 2
+leebert-tune sweep mrpc --std 0.5
+leebert-tune sweep mrpc --std-from x
+leebert-tune sweep mrpc --dry-run --std 0.5 --std-from x
+leebert-tune sweep mrpc --dry-run --std-from nonsense
+leebert-tune sweep mrpc --dry-run --power 0
+leebert-tune sweep mrpc --name ../x
+leebert-tune sweep mrpc mrpc --name x
+leebert-tune sweep mrpc --set algorithms=[clo]
+leebert-tune sweep mrpc --set searcher=magic
+leebert-tune sweep mrpc --set pruner=magic
+leebert-tune spaces --copy nonsense
+leebert-tune spaces mrpc
+leebert-tune best nonsense --criterion nonsense
+leebert-tune compare nonsense --where c
+leebert-tune status nonsense --watch --json
+leebert-tune reproduce table3 --backbone x
+leebert-tune reproduce table2 --task mrpc
+leebert-tune reproduce table2 --task mrpc --tasks all --backbone x
+leebert-tune doctor mrpc --set x=1
 """
 
 EVERY_WRONG = """
-import contextlib, importlib, io, sys, typer
+import contextlib, importlib, io, sys, time, typer
 from leebert import console
 for line in sys.stdin.read().splitlines():
     program, *words = line.split()
     app = typer.main.get_command(importlib.import_module({"leebert": "leebert.cli", "leebert-tune": "tune.cli"}[program]).app)
+    started = time.process_time()
     with contextlib.redirect_stderr(io.StringIO()) as err:
         try:
             console.run(lambda: app(words))
         except SystemExit as end:
             assert end.code == 1, line
     assert err.getvalue().startswith("error: "), (line, err.getvalue())
+    assert err.getvalue().count("\\n") == 1, (line, err.getvalue())
+    assert time.process_time() - started < 2, line
     assert "torch" not in sys.modules, line
 print("imported:", sorted({"torch", "transformers", "ray", "mlflow"} & sys.modules.keys()))
 """

@@ -41,6 +41,7 @@ from tune.tracking.rebuild import rebuild
 DIFFER = {
     "--anyway": "each command says what it does all the same",
     "--device": "Ray gives trials their GPUs; `verify` repeats what was recorded",
+    "--format": "one file of `leebert predict` has the ending of --out, shards of `leebert-tune predict` have none",
     "--name": "`refit` names a registered model, the others a sweep",
     "--out": "each command writes something else",
     "--precision": "`verify` repeats what was recorded, so `auto` is no choice",

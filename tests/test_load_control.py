@@ -62,6 +62,7 @@ def test_capacities_grow_along_the_ladder_and_with_the_target():
     assert all(tight.capacity(i) < loose.capacity(i) < 1000 / CURVE[i].milliseconds for i in range(len(CURVE)))
 
 
+@pytest.mark.slow
 def test_a_tenfold_surge_stays_within_the_target_where_fixed_thresholds_miss_it():
     p99, within, loss, outside, _ = row(60, lambda: Controller(CURVE, TARGET), seeds=2)
     assert p99 <= TARGET

@@ -1,14 +1,19 @@
 """Wall-clock time of operating points: means over exits, scores within a time, and the targets of the commands."""
 
+import json
+
 import numpy as np
 import pytest
+from encoders import graded_rows, write_task
 from hypothesis import given
 from hypothesis import strategies as st
+from saved_models import save_model
 
 from leebert.errors import ConfigError
 from leebert.evaluate import RecordedLogits
 from leebert.milliseconds import ExitMilliseconds, parse_milliseconds
 from leebert.tradeoff import tradeoff
+from leebert.yaml import dump_yaml
 
 TIMES = ExitMilliseconds((1.0, 3.0, 4.0), (1, 2, 3), "PyTorch, this machine")
 
@@ -65,3 +70,30 @@ def test_a_curve_within_a_time(seed, latency):
 def test_a_curve_without_counts_is_interpolated_in_layers():
     exact, read = curve(), type(curve()).of(curve().as_dict())
     assert TIMES.of_curve(read) == pytest.approx(TIMES.at_layers(exact.layers))
+
+
+@pytest.mark.slow
+def test_the_exported_form_is_timed_and_evaluated_as_the_model_is(cli, tmp_path):
+    own = write_task(tmp_path / "data")
+    for split, rows in (("train", graded_rows(60, 0)), ("dev", graded_rows(80, 1))):
+        (tmp_path / "data" / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    model = save_model(tmp_path / "model", own, ("no", "yes"), layers=3)
+    (tmp_path / "pairs.yaml").write_text(dump_yaml(own))
+    ran = cli("leebert", "export", model, "--out", tmp_path / "exported", "--exits", "all", "--criterion", "entropy")
+    assert ran.code == 0, ran.err
+    in_torch = cli("leebert", "evaluate", model, "--json", "--timed-rows", 3).json["dev"]
+    timed = cli("leebert", "evaluate", model, "--exported", "--json", "--timed-rows", 3).json["dev"]
+    ran = cli("leebert", "evaluate", tmp_path / "exported", "--task", tmp_path / "pairs.yaml", "--json")
+    assert ran.code == 0, ran.err
+    exported = ran.json["dev"]
+    for result in (timed, exported):
+        assert result["milliseconds"]["measured"].startswith("ONNX Runtime fp32, ")
+        assert result["milliseconds"]["layers"] == [1, 2, 3]
+        assert result["milliseconds"]["exits"] == sorted(result["milliseconds"]["exits"])
+    assert in_torch["milliseconds"]["measured"].startswith("PyTorch, ")
+    assert exported["exits"]["score"] == pytest.approx(in_torch["exits"]["score"])
+    layers = [point["layers"] for point in exported["table"]["entropy"]]
+    assert layers == pytest.approx([point["layers"] for point in in_torch["table"]["entropy"]], abs=0.05)
+    ran = cli("leebert", "evaluate", tmp_path / "exported")
+    assert ran.code == 1
+    assert "its task pairs is declared in a file; give the file as --task" in ran.err

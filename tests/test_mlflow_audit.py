@@ -16,7 +16,7 @@ import pytest
 from mlflow_app import MlflowApp
 from mlflow_server import contents
 from proxy import Fault, proxy
-from test_tracking import EPOCHS, Sweep, epoch, whole_sweep
+from test_tracking import CLO, EPOCHS, Sweep, epoch, whole_sweep
 
 from tune.tracking import server
 from tune.tracking.audit import missing
@@ -91,7 +91,7 @@ def sent(database: Any, whole: dict[str, Any], logged: tuple[Sweep, sqlite3.Conn
     return sweep
 
 
-FOLD, CONFIG, SUMMARY = "CLO-v2 00 s0 f1", "CLO-v2 00 · clo", "Summary · CLO-v2 minus BLO"
+FOLD, CONFIG, SUMMARY = "CLO-v2 00 s0 f1", CLO, "Summary · CLO-v2 minus BLO"
 DAMAGES = {
     "a point in the middle": ("DELETE FROM metrics WHERE run_uuid = :fold AND step = 1 AND key = 'score/exit_02'", "epoch 1"),
     "an epoch in the middle": ("DELETE FROM metrics WHERE run_uuid = :fold AND step = 1", "at epoch 1"),

@@ -258,8 +258,8 @@ def test_a_summary_states_the_whole_in_numbers(tmp_path: Path) -> None:
     pictured = [summary for summary in whole.events if summary.pictures]
     assert [summary.label for summary in pictured] == ["CLO-v2 minus BLO"]
     assert whole.sentence in pictured[0].note
-    for picture, key in zip(pictured[0].pictures, names.VERDICT_PICTURES, strict=True):
-        assert picture.key == key
+    assert sorted(picture.key for picture in pictured[0].pictures) == sorted(names.VERDICT_PICTURES)
+    for picture in pictured[0].pictures:
         assert picture.draw().startswith(b"\x89PNG")
     clo, diff = told["CLO-v2"], told["CLO-v2 C=4 minus BLO"]
     assert clo.note == "23 configurations, 3 runs each"

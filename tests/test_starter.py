@@ -16,6 +16,7 @@ from leebert.data.inspect import Column, Table, guess
 from leebert.data.sources import read_split
 from leebert.data.tasks import named_or_declared, own_task
 from leebert.errors import DataError
+from leebert.starter import time_here
 from leebert.yaml import load_yaml
 from tune.space import load_space
 
@@ -181,6 +182,12 @@ def test_long_tables_are_searched_on_a_subset_and_short_ones_in_more_epochs(tmp_
     write(tmp_path / "short.csv", reviews())
     space = cli("leebert", "init", "short.csv", "--json").json["space"]
     assert (space["subset"], space["max_epochs"], space["max_length"], space["lr_omega"]) == (None, 10, 16, "2e-2")
+
+
+def test_the_estimate_accounts_for_this_machine():
+    assert time_here(5, 2, 0.2) == time_here(5, 64, 30) == ""
+    assert time_here(5, 2, 6.0) == ", about 20 minutes here (2 cores and a load of 6.0)"
+    assert time_here(5, 1, 0.0) == ", about 10 minutes here (1 core)"
 
 
 def changed(**values):

@@ -50,6 +50,8 @@ VALUES = {
     "clo": {"algorithm": "clo-v2", "lr_theta": 1e-4, "lr_omega": 1e-3, "cycle_length": 4, "batch_size": 16},
     "blo": {"algorithm": "blo", "lr_theta": 1e-5, "lr_omega": 1e-3, "batch_size": 32},
 }
+#: The names of their runs.
+CLO, BLO = "CLO-v2 00 · λ1=0.0001 λ2=0.001 C=4 batch=16", "BLO 01 · λ1=1e-05 λ2=0.001 batch=32"
 
 
 def epoch(config: str, fold: int, number: int, score: float = 0.5) -> Epoch:
@@ -160,16 +162,16 @@ def test_what_a_user_sees_of_a_sweep(sweep: Sweep) -> None:
     clo, blo = "CLO-v2 00", "BLO 01"
     assert {name: run.info.status for name, run in runs.items()} == {
         sweep.name: "FINISHED",
-        f"{clo} · clo": "FINISHED",
+        CLO: "FINISHED",
         f"{clo} s0 f0": "FINISHED",
         f"{clo} s0 f1": "FINISHED",
-        f"{blo} · blo": "KILLED",
+        BLO: "KILLED",
         f"{blo} s0 f0": "KILLED",
         "Summary · CLO-v2 minus BLO": "FINISHED",
     }
     parents = {name: run.data.tags.get("mlflow.parentRunId") for name, run in runs.items()}
-    assert parents[f"{clo} s0 f1"] == runs[f"{clo} · clo"].info.run_id
-    assert parents[f"{clo} · clo"] == parents["Summary · CLO-v2 minus BLO"] == runs[sweep.name].info.run_id
+    assert parents[f"{clo} s0 f1"] == runs[CLO].info.run_id
+    assert parents[CLO] == parents["Summary · CLO-v2 minus BLO"] == runs[sweep.name].info.run_id
 
     fold = runs[f"{clo} s0 f1"].data
     wanted = {"sweep": sweep.name, "task": "mrpc", "kind": "fold", "algorithm": "clo-v2", "approach": "CLO-v2"}
@@ -177,14 +179,14 @@ def test_what_a_user_sees_of_a_sweep(sweep: Sweep) -> None:
     assert wanted.items() <= fold.tags.items()
     assert sweep.history(f"{clo} s0 f1", "score/mean") == [(0, 0.5), (1, 0.51), (2, 0.52)]
 
-    config = runs[f"{clo} · clo"].data
+    config = runs[CLO].data
     assert config.params["log10_lr_theta"] == "-4.0"
     assert config.params["cycle_length"] == "4"
     assert config.metrics["cv/score_mean"] == 0.512346
-    assert sweep.history(f"{clo} · clo", "depth/score") == [(1, 0.5), (2, 0.6), (3, 0.7), (4, 0.8)]
-    assert sweep.history(f"{clo} · clo", "depth/layer") == [(n, n) for n in (1, 2, 3, 4)]
-    assert sweep.history(f"{clo} · clo", "curve/layers") == [(0, 4), (1, 2), (2, 1)]
-    assert runs[f"{blo} · blo"].data.tags["outcome"] == "pruned"
+    assert sweep.history(CLO, "depth/score") == [(1, 0.5), (2, 0.6), (3, 0.7), (4, 0.8)]
+    assert sweep.history(CLO, "depth/layer") == [(n, n) for n in (1, 2, 3, 4)]
+    assert sweep.history(CLO, "curve/layers") == [(0, 4), (1, 2), (2, 1)]
+    assert runs[BLO].data.tags["outcome"] == "pruned"
     assert runs[sweep.name].data.tags["mlflow.note.content"] == "how it went"
     assert sweep.history("Summary · CLO-v2 minus BLO", "paired/diff") == [(1, 0.1), (2, 0.1), (4, 0.2)]
 
@@ -225,7 +227,7 @@ def test_a_sweep_whose_driver_died_resumes_in_the_same_runs(database: str, cut: 
 def test_results_are_written_once_though_a_configuration_was_stopped_before(database: str) -> None:
     sweep, events = Sweep(database), whole_sweep()
     (end,) = [i for i, event in enumerate(events) if isinstance(event, ConfigEnded) and event.config_id == "clo"]
-    clo = "CLO-v2 00 · clo"
+    clo = CLO
     early = ConfigEnded("clo", "stopped", {"cv/cells": 1, "cv/score_mean": 0.4}, {"score": [0.1] * EXITS})
     sweep.send([*events[: end - 2], early, SweepEnded("stopped")])
     assert sweep.runs()[clo].data.tags["outcome"] == "stopped"

@@ -20,6 +20,7 @@ from leebert import console, live
 from leebert.cli_options import (
     BACKBONE,
     Backbone,
+    BatchSize,
     Command,
     Criterion,
     DataDir,
@@ -29,9 +30,11 @@ from leebert.cli_options import (
     MaxLoss,
     Patience,
     Pooling,
+    Precision,
     Set,
     SpeedUp,
     Task,
+    Texts,
     check_device,
 )
 from leebert.errors import ConfigError, SweepError, TrackingError
@@ -461,8 +464,9 @@ def best(
     objective: Annotated[
         str,
         typer.Option(
-            help="What is maximised: score (validation score, mean over exits), speed-up=2 (score at that layer speed-up) "
-            "or area (under the curve of score against mean exit layer)."
+            help="What is maximised: score (validation score, mean over exits), speed-up=2 (score at that layer speed-up), "
+            "latency=5ms (score within that mean time per sample, which is measured on this machine) or area (under the "
+            "curve of score against mean exit layer)."
         ),
     ] = "score",
     criterion: Criterion = None,
@@ -598,6 +602,42 @@ def refit(
             outcome["mlflow"] = log_refit(best, out, outcome, to)
             finish(out, outcome)
     console.emit_json(outcome) if json_ else print_refit(outcome, out)
+
+
+@app.command(cls=Command)
+def predict(
+    model: Annotated[Path, typer.Argument(help="Folder of a saved model, on storage that all nodes share.")],
+    files: Annotated[
+        list[Path], typer.Argument(metavar="FILE...", help="Input files as for `leebert predict`, on shared storage.")
+    ],
+    out: Annotated[Path, typer.Option(help="Folder of the shards, on shared storage; a second run resumes.")],
+    form: Annotated[str, typer.Option("--format", help="parquet, jsonl or csv.")] = "parquet",
+    address: Address = None,
+    actors: Annotated[
+        int | None, typer.Option(min=1, help="Most copies of the model; by default as many as fit the cluster.")
+    ] = None,
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads of each copy.")] = 1,
+    text: Texts = None,
+    criterion: Criterion = None,
+    threshold: Annotated[float | None, typer.Option(help="The criterion's threshold.")] = None,
+    patience: Patience = None,
+    batch_size: BatchSize = 64,
+    device: Device = "auto",
+    precision: Precision = None,
+    json_: Json = False,
+) -> None:
+    """Predict large files on a Ray cluster: one copy of the model per actor, one output shard per 4096 rows."""
+    from leebert.prediction_files import format_of
+    from leebert.predictor import PredictorOptions
+    from tune.models.predict import ClusterPrediction, check, print_predicted
+    from tune.models.predict import predict as predict_
+
+    options = PredictorOptions(model, criterion, threshold, patience, batch_size, device, precision, threads)
+    request = ClusterPrediction(options, tuple(files), tuple(text or ()), out, format_of(out / "shard", form))
+    check(request)
+    with live.display(LOADING):
+        predicted = predict_(request, address, actors)
+    console.emit_json(predicted.as_dict()) if json_ else print_predicted(predicted)
 
 
 @app.command("rebuild-mlflow", cls=Command)
@@ -925,6 +965,103 @@ def _print_reproduced(made: Any, json_: bool) -> None:
         console.next_step(made.again)
 
 
+@app.command(cls=Command)
+def serve(
+    model: Annotated[
+        str, typer.Argument(help="Folder that `leebert export` wrote, or models:/NAME@ALIAS of a model that holds one.")
+    ],
+    p99_ms: Annotated[
+        float | None,
+        typer.Option(
+            "--p99-ms",
+            help="Target of the 99th percentile of latencies in ms: the server exits earlier as the load grows. Without it, the "
+            "threshold is fixed.",
+        ),
+    ] = None,
+    max_loss: Annotated[
+        float | None,
+        typer.Option(help="Largest drop in score against the full model, in points: with --p99-ms 1 by default."),
+    ] = None,
+    criterion: Criterion = None,
+    threshold: Annotated[float | None, typer.Option(help="Fixed threshold, instead of --p99-ms.")] = None,
+    patience: Patience = None,
+    speed_up: SpeedUp = None,
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0: every network.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0: any free one.")] = 8000,
+    replicas: Annotated[int, typer.Option(min=1, help="Number of replicas, each with a copy of the model.")] = 1,
+    max_replicas: Annotated[
+        int | None, typer.Option(min=1, help="Largest number of replicas: Ray Serve starts more while they are busy.")
+    ] = None,
+    threads: Annotated[int, typer.Option(min=1, help="Threads of ONNX Runtime per replica.")] = 1,
+    max_body_kb: Annotated[int, typer.Option(min=1, help="Largest body of a request, in KiB.")] = 1024,
+    max_texts: Annotated[int, typer.Option(min=1, help="Most rows per request.")] = 1000,
+    max_wait_ms: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            help="Longest expected wait; beyond it requests are refused with status 429. By default 5 times the target, else 1000.",
+        ),
+    ] = None,
+    address: Address = None,
+    tracking_uri: TrackingUri = None,
+) -> None:
+    """Serve an exported model over HTTP with Ray Serve: dynamic batching, and exits that adapt to the load."""
+    from tune.serve.command import ServeRequest
+    from tune.serve.command import serve as serve_
+
+    request = ServeRequest(
+        model, p99_ms, max_loss, criterion, threshold, patience, speed_up, host, port, replicas, max_replicas, threads,
+        max_body_kb, max_texts, max_wait_ms, address, tracking_uri,
+    )  # fmt: skip
+    _exit_by(serve_(request))
+
+
+@app.command(cls=Command)
+def load(
+    address: Annotated[str, typer.Argument(help="A server of `leebert-tune serve`, such as http://127.0.0.1:8000.")],
+    data: Annotated[Path, typer.Argument(help="File with the columns of texts and, if known, of labels.")],
+    rate: Annotated[float, typer.Option(help="Requests per second, at random times.")] = 10.0,
+    surge: Annotated[float, typer.Option(min=1, help="Times that rate during a surge in the middle.")] = 1.0,
+    seconds: Annotated[float, typer.Option(min=1, help="Duration; half of it is the surge.")] = 60.0,
+    label: Annotated[str | None, typer.Option(help="Column of labels; by default label or Quality.")] = None,
+    p99_ms: Annotated[float | None, typer.Option("--p99-ms", help="Target, for the summary.")] = None,
+    capacity: Annotated[
+        bool, typer.Option("--capacity", help="Measure requests per second at saturation instead.")
+    ] = False,
+    seed: Annotated[int, typer.Option(help="Random seed of arrivals and texts.")] = 0,
+    out: Annotated[Path | None, typer.Option(help="Write every request to this Parquet file.")] = None,
+    json_: Json = False,
+) -> None:
+    """Send requests to a server at random times, with a surge, and summarise latencies, exits and scores."""
+    from tune.serve.command import print_load
+    from tune.serve.load import Surge, about_server, measure_capacity, read_samples, run_load, save, summary
+
+    samples = read_samples(data, about_server(address.rstrip("/")), label)
+    if capacity:
+        console.emit_json({"requests_per_second": round(measure_capacity(address, samples), 1)})
+        return
+    shape = Surge(rate, surge, seconds / 4, seconds / 2, seconds / 4, ramp=min(2.0, seconds / 10))
+    rows = run_load(address, samples, shape, seed)
+    if out is not None:
+        save(rows, out)
+    phases = summary(rows, shape, p99_ms)
+    if json_:
+        console.emit_json(phases)
+        return
+    print_load(phases)
+
+
 def main() -> None:
     """Run the console script."""
-    console.run(app, timestamps=True, extra="sweep")
+    try:
+        console.run(app, timestamps=True, extra="sweep")
+    finally:
+        _stop_ray()
+
+
+def _stop_ray() -> None:
+    """Stop Ray where a terminal shows it: at the end of the process, Ray would stop silently, which takes seconds."""
+    ray = sys.modules.get("ray")
+    if ray is not None and getattr(ray, "is_initialized", bool)():
+        with live.display("stopping Ray"):
+            ray.shutdown()

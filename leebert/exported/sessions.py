@@ -46,6 +46,8 @@ class SegmentSession:
         except Exception as error:  # its exceptions have no common base
             made = f"exported with onnxruntime {manifest.made_with.onnxruntime}, this is {onnxruntime.__version__}"
             raise CheckpointError(f"{self.file} can't be loaded ({made}): {error}; {ADVICE}") from None
+        # It would keep a second copy of the weights, to start again with other providers.
+        vars(self._session).pop("_model_bytes", None)
         inputs = {one.name: _TYPES.get(one.type) for one in self._session.get_inputs()}
         outputs = {one.name for one in self._session.get_outputs()}
         if set(inputs) != set(segment.inputs) or outputs != set(segment.outputs):

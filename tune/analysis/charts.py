@@ -27,6 +27,9 @@ _DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
 #: The length of a line of a label, in characters.
 _LABEL = 34
 
+#: The length of a line of a title, in characters, of a chart that shares its row with another one.
+_TITLE = 44
+
 
 def wrapped(label: str, width: int = _LABEL) -> str:
     """Break a long label into lines."""
@@ -238,24 +241,26 @@ def chart(
     shown = sum(bool(trace.get("name")) and trace.get("showlegend", True) for trace in data) if legend else 0
     lines = max((str(trace.get("name", "")).count("<br>") + 1 for trace in data), default=1)
     below = 26 * lines * -(-shown // 3) if shown > 1 else 0
+    heading = wrapped(title, _TITLE) if title else ""
+    top = 30 + 20 * heading.count("<br>") if title else 0
     layout: dict[str, Any] = {
         "xaxis": {"title": {"text": x}, **(xaxis or {})},
         "yaxis": {"title": {"text": y}, **(yaxis or {})},
         "hovermode": hover,
         "showlegend": shown > 1,
         "legend": {"orientation": "h", "yanchor": "bottom", "y": 1.02, "x": 0, "traceorder": "normal"},
-        "margin": {"l": 64, "r": 20, "t": 24 + below + (30 if title else 0), "b": 56},
+        "margin": {"l": 64, "r": 20, "t": 24 + below + top, "b": 56},
     }
     if title:
         layout["title"] = {
-            "text": wrapped(title, 60),
+            "text": heading,
             "font": {"size": 15},
             "x": 0,
             "xref": "paper",
             "y": 0.98,
             "yanchor": "top",
         }
-    return Chart(data, layout, height + below)
+    return Chart(data, layout, height + below + max(0, top - 30))
 
 
 def _plain(values: Any) -> list[float | None]:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 
 from leebert.errors import ConfigError, LeebertError, SweepError
 from leebert.methods import METHODS
+from leebert.milliseconds import ExitMilliseconds
 from leebert.tradeoff import Tradeoff
 from tune.analysis.labels import short_names
 from tune.analysis.learned import ConfigurationMargin, margins_of, none_learned
@@ -51,11 +52,12 @@ class Selection:
         candidates: The completed configurations.
         ranked: The ranked ones, best first, with the objective's score.
         near: Those within one standard error of the best.
-        too_slow: Those not ranked, as a run cannot reach the speed-up.
-        front: The Pareto front of score against mean exit layer.
+        too_slow: Those not ranked, as a run cannot reach the speed-up or the time.
+        front: The Pareto front of score against mean exit layer; against time, if that is the objective.
         no_front: Why there is no front; empty otherwise.
         margins: The candidates' margins over the majority class, if known.
         unlearned: Configurations not significantly above the majority class, which are not ranked.
+        times: The time up to each exit of the candidates' networks, if the objective is a time.
     """
 
     task: str
@@ -69,6 +71,7 @@ class Selection:
     no_front: str
     margins: Mapping[str, ConfigurationMargin] = dataclasses.field(default_factory=dict)
     unlearned: tuple[str, ...] = ()
+    times: Mapping[str, ExitMilliseconds] = dataclasses.field(default_factory=dict)
 
     @property
     def best(self) -> Candidate:
@@ -186,13 +189,14 @@ def choose(
         raise SweepError(
             f"{none_learned([margins[key] for key in unlearned])}; add --anyway to write the best of them regardless"
         )
-    too_slow = {c.id for c in finished if not objective.in_reach(c, replayed)}
+    times = _times(objective, candidates)
+    too_slow = {c.id for c in finished if not objective.in_reach(c, replayed, times)}
     if finished and len(too_slow.union(unlearned)) == len(finished):
         raise ConfigError(
-            _none_reaches(objective, {k: c for k, c in candidates.items() if k not in unlearned}, replayed)
+            _none_reaches(objective, {k: c for k, c in candidates.items() if k not in unlearned}, replayed, times)
         )
     excluded = too_slow.union(unlearned)
-    rescored = objective.rescored(tuple(c for c in finished if c.id not in excluded) or everything, replayed)
+    rescored = objective.rescored(tuple(c for c in finished if c.id not in excluded) or everything, replayed, times)
     near = one_standard_error(rescored)  # raises SweepError if none is completed
     return Selection(
         task=sweeps[0].spec.task_name,
@@ -202,11 +206,22 @@ def choose(
         ranked=ranking(rescored),
         near=near,
         too_slow=tuple(c.id for c in finished if c.id in too_slow),
-        front=tuple(pareto(tuple(c for c in curved if c.id not in unlearned), replayed)),
+        front=tuple(pareto(tuple(c for c in curved if c.id not in unlearned), replayed, times)),
         no_front=no_front,
         margins=margins,
         unlearned=unlearned,
+        times=times or {},
     )
+
+
+def _times(objective: RankingObjective, candidates: Mapping[str, Candidate]) -> dict[str, ExitMilliseconds] | None:
+    """Measure the candidates' networks, if the objective is a time."""
+    if objective.latency is None:
+        return None
+    from tune.analysis.latency import times_of
+
+    networks = {key: (candidate.sweep, candidate.configuration) for key, candidate in candidates.items()}
+    return times_of(networks, objective.criterion, objective.patience)
 
 
 def _curves_of(
@@ -291,16 +306,24 @@ def _short_names(candidates: Mapping[str, Candidate]) -> dict[str, str]:
 
 
 def _none_reaches(
-    objective: RankingObjective, candidates: dict[str, Candidate], replayed: dict[CellKey, Tradeoff]
+    objective: RankingObjective,
+    candidates: dict[str, Candidate],
+    replayed: dict[CellKey, Tradeoff],
+    times: Mapping[str, ExitMilliseconds] | None,
 ) -> str:
     slowest = {
         key: min((curve for cell, curve in replayed.items() if cell[0] == key), key=lambda curve: curve.fastest)
         for key in candidates
     }
-    key = max(slowest, key=lambda k: slowest[k].fastest)
-    curve = slowest[key]
+    if times:
+        key = min(slowest, key=lambda k: float(times[k].of_curve(slowest[k]).min()))
+        taken = times[key].of_curve(slowest[key])
+        reaches = f"takes from {taken.min():.3g} to {taken[-1]:.3g} ms"
+    else:
+        key = max(slowest, key=lambda k: slowest[k].fastest)
+        reaches = f"reaches layer speed-ups from {slowest[key].slowest:.3g} to {slowest[key].fastest:.2f}"
     return (
-        f"layer speed-up {objective.speed_up:g}: none of {len(candidates)} completed configurations reaches it in every run "
-        f"under {objective.under}; the nearest, {_short_names(candidates)[key]}, reaches "
-        f"layer speed-ups from {curve.slowest:.3g} to {curve.fastest:.2f} on {len(curve.exit_layers)} exits in its slowest run"
+        f"{objective.target}: none of {len(candidates)} completed configurations reaches it in every run "
+        f"under {objective.under}; the nearest, {_short_names(candidates)[key]}, {reaches} on "
+        f"{len(slowest[key].exit_layers)} exits in its slowest run"
     )

@@ -55,11 +55,11 @@ def _sweep(page: HtmlPage, result: OnSweep, prefix: str) -> None:
     else:
         page.text("Patience curves and weights need a completed configuration on each side.")
     page.heading(f"{prefix}Mean over exits, and each exit")
-    page.text(f"Sweep {result.sweep}; {scores.option}: {scores.a} minus {scores.b}, paired by configuration and run.")
+    page.text(f"Sweep {result.sweep}: {verdict.a.name} minus {verdict.b.name}, paired by configuration and run.")
     page.table(rows(scores))
     page.text(*sentences(scores))
     if result.layers:
-        each = ", ".join(f"{name} {layers:.2f}" for name, layers in result.layers.items())
+        each = ", ".join(f"{result.name_of(key)} {layers:.2f}" for key, layers in result.layers.items())
         page.text(f"Layers needed by the best configuration of each side: {each} ({FEWEST}).")
     if result.no_layers:
         page.text(f"Layers needed are not available: {result.no_layers}")

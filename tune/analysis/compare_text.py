@@ -105,6 +105,37 @@ def _numbers(interval: Interval, sign_flip_p: float) -> tuple[str, ...]:
     )
 
 
+#: The columns of :func:`pair_rows`.
+PAIR_COLUMNS = ("difference", "of", "points", "95 % CI", "p", "runs", "pairs")
+
+
+def pair_rows(result: OnSweep) -> list[tuple[str, ...]]:
+    """Return the differences of one pair of methods as rows: over all pairs, for options of one side only, and tuned."""
+    table: list[tuple[str, ...]] = []
+    scopes = [("mean over exits", result.scores)]
+    scopes += [(f"layer speed-up {o.speed_up:g}", at) for o, at in result.at_speed_ups if not isinstance(at, str)]
+    for scope, comparison in scopes:
+        for line in (*([comparison.pooled] if comparison.pooled else ()), *comparison.lines):
+            table.append((f"{line.a} − {line.b}", scope, *_without_flips(line.difference), _pairs(line)))
+        if (tuned := comparison.tuned) is not None:
+            a, b = comparison.names
+            table.append((f"tuned {a} − tuned {b}", scope, *_without_flips(tuned.difference), ""))
+    return table
+
+
+def _pairs(line: PairedComparison) -> str:
+    """Return the number of pairs, and why others are dropped: `2, 1 dropped (1 pruned)`."""
+    reasons = ", ".join(f"{count} {reason}" for reason, count in line.dropped.items())
+    dropped = f", {sum(line.dropped.values())} dropped ({reasons})" if reasons else ""
+    alone = f"; {sum(line.unpaired)} without a partner" if any(line.unpaired) else ""
+    return f"{len(line.paired)}{dropped}{alone}"
+
+
+def _without_flips(interval: Interval) -> tuple[str, ...]:
+    estimate, ends, p, _, runs = _numbers(interval, math.nan)
+    return estimate, ends, p, runs
+
+
 def render(header_and_rows: Sequence[Sequence[str]]) -> Any:
     """Return the rows of :func:`rows` as a rich table, lean enough for 80 columns: only names may wrap."""
     from rich.text import Text

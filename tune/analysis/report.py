@@ -12,17 +12,18 @@ from leebert.tradeoff import SPEED_UP, Tradeoff, mean_curve
 from tune.analysis import charts, figures
 from tune.analysis.compare_html import draw_best
 from tune.analysis.compare_sweeps import OnSweep, at_speed_ups, compare_pool
-from tune.analysis.compare_text import findings
+from tune.analysis.compare_text import PAIR_COLUMNS, pair_rows
 from tune.analysis.html import HtmlPage
 from tune.analysis.importance import FORESTS, LEAST, TOGETHER, TOP_LEAST, importances
 from tune.analysis.labels import algorithm_label, short_names
 from tune.analysis.learned import conclusion
 from tune.analysis.overview import count_states, majority_note, summary, without_unlearned
+from tune.analysis.stats import USEFUL
 from tune.analysis.sweeps import SweepPool
 from tune.analysis.tradeoff import RankingObjective, curves_or_none, pareto
 from tune.analysis.verdict import choose_sides
 from tune.analysis.verdict_html import add_verdict
-from tune.analysis.wording import span
+from tune.analysis.wording import others_in_words, runs_in_words, span
 from tune.space import SweepSpec
 from tune.space.values import Range, Values
 from tune.store.curves import FEWEST, layers_needed, stored
@@ -44,7 +45,7 @@ def sweep_page(folder: SweepFolder) -> HtmlPage:
         page.text(f"{pool.unfinished[0].upper()}{pool.unfinished[1:]}: the results are preliminary.")
     replayed: dict[CellKey, Tradeoff] = {}
     if not completed(state.history()):
-        page.text("No configuration has finished all its runs yet.")
+        page.text(f"No configuration has finished all its runs{' yet' if pool.unfinished else ''}.")
     else:
         replayed = curves_or_none(folder.path, _with_curves(state), folder.manifest["metric"])
         comparisons = _comparisons(pool, replayed)
@@ -127,7 +128,10 @@ def _searched(folder: SweepFolder, spec: SweepSpec, state: SweepState) -> list[t
         ("methods", ", ".join(map(algorithm_label, spec.algorithms))),
         *((option, _values(values)) for option, values in spec.space.items()),
         ("searcher, pruner", f"{spec.searcher.name}, {spec.pruner.name}"),
-        ("runs of a configuration", f"{len(spec.cells())}: {spec.folds} folds × {len(spec.seeds)} seeds"),
+        (
+            "runs of a configuration",
+            f"{len(spec.cells())}: {spec.folds} folds × {len(spec.seeds)} seed{'s' if len(spec.seeds) > 1 else ''}",
+        ),
         ("configurations", ", ".join(f"{n} {name}" for name, n in counts.items() if n) or "none"),
         ("fold-epochs", state.fold_epochs),
         ("hours of training", f"{state.epoch_seconds / 3600:.2f}"),
@@ -151,7 +155,7 @@ def _chosen(page: HtmlPage, pool: SweepPool, replayed: Mapping[CellKey, Tradeoff
     top, names = best(history), _names(state.history())
     page.heading("Best")
     page.text(
-        f"{names[top.id]}: {100 * score(top).mean:.2f} over {len(top.scores)} runs "
+        f"{names[top.id]}: {100 * score(top).mean:.2f} over {runs_in_words(len(top.scores))} "
         "(cross-validated mean over exits, in per cent)."
     )
     if margins:
@@ -159,12 +163,11 @@ def _chosen(page: HtmlPage, pool: SweepPool, replayed: Mapping[CellKey, Tradeoff
     if layers := _layers(state, top.id, replayed):
         page.text(f"Layers needed: {layers} ({FEWEST}).")
     page.table(_exits({"score": (top,)}, pool))
-    page.text(
-        "95 % CI by the corrected resampled t over runs. The configuration was selected as the best, so its scores are "
-        "optimistic."
-    )
+    few = len(top.scores) < USEFUL
+    interval = "Too few runs for intervals" if few else "95 % CI by the corrected resampled t over runs"
+    page.text(f"{interval}. The configuration was selected as the best, so its scores are optimistic.")
     near = [r for r in one_standard_error(history) if r.configuration.id != top.id]
-    page.text(f"{len(near)} other configuration(s) are within one standard error of it.")
+    page.text(f"{others_in_words(len(near))} within one standard error of it.")
     if near:
         rest = ((names[r.configuration.id], f"{100 * r.score.mean:.2f}") for r in near)
         page.table([("configuration", "score"), *rest])
@@ -273,26 +276,33 @@ def _importance(page: HtmlPage, spec: SweepSpec, history: History) -> None:
 
 
 def _compared(page: HtmlPage, comparisons: Comparisons) -> None:
-    """Add all pairs of methods: verdicts with their basis, each warning once, and the number of tests."""
+    """Add a table of all pairs of methods, each warning once, and the number of tests."""
     page.heading("Paired comparisons of methods")
     if not comparisons:
         page.text("The sweep has one method.")
         return
     size = 0
     warnings: list[str] = []
+    table: list[tuple[str, ...]] = []
     for (a, b), result in comparisons.items():
         if isinstance(result, str):
             page.text(f"{algorithm_label(a)} and {algorithm_label(b)}: {result}")
             continue
         size += result.size
-        page.text(*findings(result.scores))
+        table += pair_rows(result)
         warnings += result.scores.warnings
         for objective, comparison in result.at_speed_ups:
             if isinstance(comparison, str):
-                page.text(f"No comparison at layer speed-up {objective.speed_up:g}: {comparison}")
+                reason = f"no comparison at layer speed-up {objective.speed_up:g}: {comparison}"
+                page.text(f"{algorithm_label(a)} and {algorithm_label(b)}: {reason}")
             else:
-                page.text(f"By the {objective}:", *findings(comparison))
                 warnings += comparison.warnings
+    if table:
+        page.table([PAIR_COLUMNS, *table])
+        page.text(
+            "pairs: configurations of both methods that agree in all other options, and how many are dropped because one of "
+            "the two has not finished. tuned: the best configuration of each side on the other folds."
+        )
     page.text(*(f"Warning: {warning}" for warning in dict.fromkeys(warnings)))
     page.text(
         f"This page holds {size} tests at the 5 % level, not adjusted for their number: with no real difference, about "

@@ -17,6 +17,7 @@ from leebert import tradeoff as core
 from leebert.errors import ConfigError, LeebertError, SweepError
 from leebert.evaluate import RecordedLogits
 from leebert.exits import CRITERIA, REPORTED, with_threshold, without_patience
+from leebert.milliseconds import ExitMilliseconds, parse_milliseconds
 from leebert.tradeoff import Tradeoff, mean_curve
 from tune.store.held_out import cell_logits, cell_name, count_unchecked, warn_unreadable
 from tune.store.history import Cell, CellKey, Configuration, EpochScore, History
@@ -91,19 +92,21 @@ def curves(
 
 @dataclasses.dataclass(frozen=True)
 class RankingObjective:
-    """The score of a run: its mean over exits, its score at a layer speed-up, or the area under its curve.
+    """The score of a run: its mean over exits, its score at a layer speed-up or within a time, or the area under its curve.
 
     Attributes:
-        kind: Which of the three.
+        kind: Which of the four.
         speed_up: The layer speed-up; None for the others.
         criterion: The exit criterion of curves.
         patience: Its second parameter; None: the default.
+        latency: The largest mean time per sample, in milliseconds; None for the others.
     """
 
-    kind: Literal["score", "speed-up", "area"] = "score"
+    kind: Literal["score", "speed-up", "area", "latency"] = "score"
     speed_up: float | None = None
     criterion: str = REPORTED
     patience: int | None = None
+    latency: float | None = None
 
     @classmethod
     def of(
@@ -112,7 +115,7 @@ class RankingObjective:
         """Parse an objective.
 
         Args:
-            text: `score`, `area` or, for example, `speed-up=2.5`.
+            text: `score`, `area` or, for example, `speed-up=2.5` or `latency=5ms`.
             criterion: Name of the exit criterion; None: normalised entropy.
             patience: Its second parameter; None: the default.
             option: The option that gave the text, for messages.
@@ -139,51 +142,86 @@ class RankingObjective:
             if 1 <= speed_up < math.inf:
                 return cls("speed-up", speed_up, criterion, patience)
             raise ConfigError(f"{argument}: a speed-up is a number of at least 1, such as speed-up=2")
-        raise ConfigError(f"{argument}: one of score, area, speed-up=NUMBER")
+        if kind == "latency":
+            return cls("latency", None, criterion, patience, parse_milliseconds(number, f"{option} latency"))
+        raise ConfigError(f"{argument}: one of score, area, speed-up=NUMBER, latency=MILLISECONDS")
 
     def __str__(self) -> str:
         if self.kind == "score":
             return "mean over exits"
         if self.kind == "area":
             return f"mean score over layers under {self.under}"
-        return f"score at layer speed-up {self.speed_up:g} under {self.under}"
+        return f"score at {self.target} under {self.under}"
+
+    @property
+    def target(self) -> str:
+        """The layer speed-up or the time in words; empty for other objectives."""
+        if self.latency is not None:
+            return f"{self.latency:g} ms per sample"
+        return "" if self.speed_up is None else f"layer speed-up {self.speed_up:g}"
 
     @property
     def under(self) -> str:
         """The criterion in words."""
         return self.criterion.replace("_", " ") + ("" if self.patience is None else f" with patience {self.patience}")
 
-    def rescored(self, history: History, by_run: Mapping[CellKey, Tradeoff]) -> History:
+    def rescored(
+        self, history: History, by_run: Mapping[CellKey, Tradeoff], times: Mapping[str, ExitMilliseconds] | None = None
+    ) -> History:
         """Replace every run's score by this one; runs without a curve count as unfinished.
 
         Args:
             history: The configurations.
             by_run: The curves of their runs.
+            times: The time up to each exit by configuration, for a time.
 
         Raises:
-            ConfigError: Naming configuration and run, for a speed-up that a run cannot reach.
+            ConfigError: Naming configuration and run, for a speed-up or time that a run cannot reach.
         """
         if self.kind == "score":
             return history
         return tuple(
-            dataclasses.replace(c, cells=tuple(self._cell(c.id, cell, by_run) for cell in c.cells)) for c in history
+            dataclasses.replace(c, cells=tuple(self._cell(c.id, cell, by_run, times or {}) for cell in c.cells))
+            for c in history
         )
 
-    def _cell(self, config: str, cell: Cell, by_run: Mapping[CellKey, Tradeoff]) -> Cell:
+    def _cell(
+        self, config: str, cell: Cell, by_run: Mapping[CellKey, Tradeoff], times: Mapping[str, ExitMilliseconds]
+    ) -> Cell:
         if cell.state != "finished" or cell.best is None:
             return cell
         key = (config, cell.seed, cell.fold)
         if key not in by_run:
             return Cell(cell.seed, cell.fold, "running")
         try:
-            value = by_run[key].area() if self.speed_up is None else by_run[key].at_speed_up(self.speed_up)
+            value = self._value(by_run[key], times.get(config))
         except ConfigError as error:
             raise ConfigError(f"{cell_name(key)}: {error}") from None
         return Cell(cell.seed, cell.fold, "finished", (), EpochScore(cell.best.epoch, value))
 
-    def in_reach(self, configuration: Configuration, by_run: Mapping[CellKey, Tradeoff]) -> bool:
-        """Return whether all runs of a configuration reach the speed-up, if this is one."""
-        curves = (by_run.get((configuration.id, cell.seed, cell.fold)) for cell in configuration.cells)
+    def _value(self, curve: Tradeoff, times: ExitMilliseconds | None) -> float:
+        if self.latency is not None:
+            assert times is not None
+            return times.score_at(curve, self.latency)
+        return curve.area() if self.speed_up is None else curve.at_speed_up(self.speed_up)
+
+    def in_reach(
+        self,
+        configuration: Configuration,
+        by_run: Mapping[CellKey, Tradeoff],
+        times: Mapping[str, ExitMilliseconds] | None = None,
+    ) -> bool:
+        """Return whether all runs of a configuration reach the speed-up or the time, if this is one.
+
+        Args:
+            configuration: The configuration.
+            by_run: The curves of its runs.
+            times: The time up to each exit by configuration, for a time.
+        """
+        curves = [by_run.get((configuration.id, cell.seed, cell.fold)) for cell in configuration.cells]
+        if self.latency is not None:
+            timed = (times or {})[configuration.id]
+            return all(t is None or timed.reaches(t, self.latency) for t in curves)
         return self.speed_up is None or all(t is None or t.reaches(self.speed_up) for t in curves)
 
 
@@ -209,36 +247,50 @@ def curves_or_none(
 
 @dataclasses.dataclass(frozen=True)
 class FrontPoint:
-    """One point of the Pareto front: no configuration scores higher at the same mean exit layer.
+    """One point of the Pareto front: no configuration scores higher at the same mean exit layer, or in the same time.
 
     Attributes:
         configuration: Id of the configuration.
         layers: Mean exit layer.
         score: Score, as a fraction.
+        milliseconds: Mean time per sample; None: not measured.
     """
 
     configuration: str
     layers: float
     score: float
+    milliseconds: float | None = None
 
 
-def pareto(history: History, by_run: Mapping[CellKey, Tradeoff]) -> list[FrontPoint]:
-    """Compute the Pareto front of score against mean exit layer.
+def pareto(
+    history: History, by_run: Mapping[CellKey, Tradeoff], times: Mapping[str, ExitMilliseconds] | None = None
+) -> list[FrontPoint]:
+    """Compute the Pareto front of score against mean exit layer, or against time.
 
     Args:
         history: The configurations.
         by_run: Curves by configuration, seed and fold. A configuration that lacks one of its curves is ignored.
+        times: The time up to each exit by configuration. With it, the front is that of score against time.
 
     Returns:
-        The points, fewest layers first.
+        The points, fewest layers or shortest time first.
     """
     points = []
     for c in history:
         curves = [by_run[c.id, k.seed, k.fold] for k in c.cells if (c.id, k.seed, k.fold) in by_run]
         if len(curves) == len(c.cells):  # means over different runs are not comparable
-            points += [FrontPoint(c.id, float(x), float(y)) for x, y in zip(*mean_curve(curves), strict=True)]
+            layers, scores = mean_curve(curves)
+            taken = times[c.id].at_layers(layers) if times else [None] * len(layers)
+            points += [
+                FrontPoint(c.id, float(x), float(y), None if t is None else float(t))
+                for x, y, t in zip(layers, scores, taken, strict=True)
+            ]
     front: list[FrontPoint] = []
-    for point in sorted(points, key=lambda p: (p.layers, -p.score, p.configuration)):
+    for point in sorted(points, key=lambda p: (_cost(p), -p.score, p.configuration)):
         if not front or point.score > front[-1].score:
             front.append(point)
     return front
+
+
+def _cost(point: FrontPoint) -> float:
+    return point.layers if point.milliseconds is None else point.milliseconds

@@ -37,6 +37,17 @@ def level(confidence: float) -> str:
     return f"{100 * confidence:.4g} % CI"
 
 
+def runs_in_words(runs: int) -> str:
+    """Return `1 run`, `3 runs`."""
+    return f"{runs} run{'' if runs == 1 else 's'}"
+
+
+def others_in_words(others: int) -> str:
+    """Return `No other configuration is`, `1 other configuration is`, `2 other configurations are`."""
+    verb = "s are" if others > 1 else " is"
+    return f"{others or 'No'} other configuration{verb}"
+
+
 def p_value(p: float | None) -> str:
     """Return a p-value as tables show it: `-` if there is none."""
     return "-" if p is None or math.isnan(p) else "<0.001" if p < 0.001 else f"{p:.3f}"

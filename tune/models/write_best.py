@@ -28,6 +28,7 @@ from tune.analysis.learned import ADVICE
 from tune.analysis.learned_weights import against_uniform, printed, recorded
 from tune.analysis.overview import placed
 from tune.analysis.still_weights import OmegaMoves, omega_moves
+from tune.analysis.wording import others_in_words
 from tune.models.best_file import CellLogits, content_digest, save_logits
 from tune.space.spec import data_config
 from tune.store.curves import layers_needed
@@ -89,6 +90,7 @@ def best_file(choice: Selection) -> dict[str, Any]:
             sweeps=_sweeps(choice),
             within_one_standard_error=_near(choice),
             pareto=_front(choice) if choice.front else None,
+            milliseconds=choice.times[choice.ranked[0].configuration.id].as_dict() if choice.times else None,
             score_per_exit=[round(float(v), 6) for v in per_exit],
             cells=[_cell(r, training.accumulate // micro, runtime) for r in cells],
             placement=placed(sweep.state, config.id) or None,
@@ -139,7 +141,7 @@ def _near(choice: Selection) -> list[dict[str, Any]]:
         _recorded(
             **_named(choice, near.configuration.id),
             score=round(near.score.mean, 6),
-            layers=_layers(choice.candidates[near.configuration.id]),
+            **_layers_and_time(choice, near.configuration.id),
         )
         for near in choice.near
     ]
@@ -168,9 +170,22 @@ def _layers(candidate: Candidate) -> float | None:
     return layers_needed(candidate.records, candidate.sweep.curve_of)
 
 
+def _layers_and_time(choice: Selection, key: str) -> dict[str, float | None]:
+    """Return :func:`_layers` of a configuration and, if its network was timed, the milliseconds at these layers."""
+    layers = _layers(choice.candidates[key])
+    timed = choice.times.get(key)
+    taken = None if timed is None or layers is None else round(float(timed.at_layers(layers)), 4)
+    return {"layers": layers, "milliseconds": taken}
+
+
 def _front(choice: Selection) -> dict[str, Any]:
     points = [
-        {**_named(choice, p.configuration), "layers": round(p.layers, 4), "score": round(p.score, 6)}
+        {
+            **_named(choice, p.configuration),
+            "layers": round(p.layers, 4),
+            **({} if p.milliseconds is None else {"milliseconds": round(p.milliseconds, 4)}),
+            "score": round(p.score, 6),
+        }
         for p in choice.front
     ]
     return _recorded(criterion=choice.objective.criterion, patience=choice.objective.patience, points=points)
@@ -276,7 +291,7 @@ def write_best(choice: Selection, out: Path) -> tuple[dict[str, Any], Path]:
 
 def _counted(choice: Selection) -> str:
     names = ", ".join(sweep.name for sweep in choice.sweeps)
-    conditions = [f"that reach layer speed-up {choice.objective.speed_up:g}"] if choice.too_slow else []
+    conditions = [f"that reach {choice.objective.target}"] if choice.too_slow else []
     conditions += ["that are better than the majority class"] if choice.unlearned else []
     which = f" {' and '.join(conditions)}" if conditions else ""
     return (
@@ -324,6 +339,12 @@ def print_best(choice: Selection, values: dict[str, Any], path: Path) -> None:
     _print_excluded(choice, section, path)
     if objective.kind != "score":
         sentence(f"chosen by the {objective}: {100 * section['objective']['value']:.2f}")
+    if times := section.get("milliseconds"):
+        slow = "; other processes disturbed the measurement" if times["disturbed"] else ""
+        per_exit = " ".join(f"{one:.3g}" for one in times["exits"])
+        sentence(
+            f"ms up to each exit, measured on this machine at batch size 1 in {times['measured']}{slow}: {per_exit}"
+        )
     if len(section["sweeps"]) > 1:
         for sweep, own in section["sweeps"].items():
             mark = "  (chosen)" if sweep == section["sweep"] else ""
@@ -337,8 +358,8 @@ def _print_excluded(choice: Selection, section: dict[str, Any], path: Path) -> N
     """Print how many configurations were excluded, and why."""
     if choice.too_slow:
         sentence(
-            f"{len(choice.too_slow)} of {len(choice.candidates)} completed configurations can't reach layer speed-up "
-            f"{choice.objective.speed_up:g} under {choice.objective.under} and are excluded"
+            f"{len(choice.too_slow)} of {len(choice.candidates)} completed configurations can't reach "
+            f"{choice.objective.target} under {choice.objective.under} and are excluded"
         )
     if choice.unlearned:
         sentence(
@@ -353,7 +374,7 @@ def _print_excluded(choice: Selection, section: dict[str, Any], path: Path) -> N
 def _print_alternatives(choice: Selection, section: dict[str, Any], path: Path) -> None:
     """Print the configurations within one standard error, and those on the front of score against mean exit layer."""
     near = section["within_one_standard_error"]
-    sentence(f"{len(near) - 1} other configuration(s) are within one standard error")
+    sentence(f"{others_in_words(len(near) - 1)} within one standard error")
     if len(near) > 1:
         _print_configurations(
             choice, "layers: the smallest mean exit layer with a score at most one point below full depth", near, path
@@ -361,9 +382,9 @@ def _print_alternatives(choice: Selection, section: dict[str, Any], path: Path) 
     if "pareto" in section:
         # Each configuration once, from the fewest layers at which it is the best one.
         begins = [next(group) for _, group in itertools.groupby(section["pareto"]["points"], key=_origin)]
-        sentence(
-            f"{len({_origin(p) for p in begins})} configuration(s) are on the Pareto front of score against mean exit layer"
-        )
+        count = len({_origin(p) for p in begins})
+        verb, against = "s are" if count > 1 else " is", "time" if choice.times else "mean exit layer"
+        sentence(f"{count} configuration{verb} on the Pareto front of score against {against}")
         _print_configurations(
             choice,
             f"layers: where a configuration's part of the front begins, under {choice.objective.under}",
@@ -391,6 +412,7 @@ def _print_configurations(choice: Selection, title: str, configurations: list[di
 
     names = _names(choice)
     last = "margin" if configurations and "margin" in configurations[0] else "layers"
+    timed = any("milliseconds" in one for one in configurations)
     rows = []
     for one in configurations[:PRINTED]:
         name = " ".join(filter(None, (one.get("sweep"), names[one["configuration"]])))
@@ -402,8 +424,9 @@ def _print_configurations(choice: Selection, title: str, configurations: list[di
             )
         else:
             end = f"{one['layers']:.2f}" if "layers" in one else ""
-        rows.append((name, f"{100 * one['score']:.2f}", end))
+        taken = (f"{one['milliseconds']:.3g}" if "milliseconds" in one else "",) if timed else ()
+        rows.append((name, f"{100 * one['score']:.2f}", end, *taken))
     sentence(title)  # as the table's title it would wrap at the table's width
-    Console().print(table(("configuration", "score", last), rows))
+    Console().print(table(("configuration", "score", last, *(("ms",) if timed else ())), rows))
     if len(configurations) > PRINTED:
         sentence(f"and {len(configurations) - PRINTED} more in {path}")

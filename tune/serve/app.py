@@ -7,17 +7,18 @@ import contextlib
 import dataclasses
 import functools
 import logging
+import math
 import os
 import secrets
 import signal
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from leebert.errors import ConfigError
-from leebert.exported.manifest import Manifest, read_manifest
+from leebert.errors import ConfigError, LeebertError
+from leebert.exported.manifest import Exits, Manifest
 from tune.serve.control import OperatingPoint, Target
 from tune.serve.front import Front
 from tune.serve.model import operating_points, require_texts
@@ -43,7 +44,8 @@ class ServerOptions:
         folder: The exported model.
         host: Address to listen on.
         port: Port; 0: any free one.
-        target: The aim of load control; None: the model's own threshold, whatever the load.
+        exits: The exit criterion of requests that choose none; None: the model's own.
+        target: The aim of load control; None: that threshold, whatever the load.
         replicas: Number of replicas, or the smallest if `max_replicas` is larger.
         max_replicas: Largest number of replicas; None: as many as `replicas`.
         threads: Threads of ONNX Runtime per replica.
@@ -54,6 +56,7 @@ class ServerOptions:
     folder: Path
     host: str = "127.0.0.1"
     port: int = 8000
+    exits: Exits | None = None
     target: Target | None = None
     replicas: int = 1
     max_replicas: int | None = None
@@ -62,11 +65,21 @@ class ServerOptions:
     address: str | None = None
 
 
-def describe(manifest: Manifest, points: tuple[OperatingPoint, ...], target: Target | None) -> str:
-    """Say in one line what a server does: model, target, floor and curve."""
-    model = f"{manifest.name} ({manifest.task}, {manifest.precision}), exit criterion {manifest.exits.criterion}"
+def describe(manifest: Manifest, own: Exits, points: Sequence[OperatingPoint], target: Target | None) -> str:
+    """Say in one line what a server does.
+
+    Args:
+        manifest: The model.
+        own: The server's exit criterion.
+        points: The points of load control.
+        target: Its aim.
+
+    Returns:
+        Model, target, floor and curve.
+    """
+    model = f"{manifest.name} ({manifest.task}, {manifest.precision}), exit criterion {own.criterion}"
     if target is None:
-        threshold = manifest.exits.threshold
+        threshold = own.threshold
         return model + (f", threshold {threshold:g}" if threshold is not None else "") + ", whatever the load"
     first, last = points[0], points[-1]
     return (
@@ -76,11 +89,12 @@ def describe(manifest: Manifest, points: tuple[OperatingPoint, ...], target: Tar
     )
 
 
-def serve_model(options: ServerOptions, say: Callable[[str], None] = print) -> int:
+def serve_model(options: ServerOptions, manifest: Manifest, say: Callable[[str], None] = print) -> int:
     """Serve a model until a signal comes.
 
     Args:
         options: The options.
+        manifest: That of the model, which was loaded once to check it.
         say: Called with a line when the server is ready.
 
     Returns:
@@ -88,30 +102,40 @@ def serve_model(options: ServerOptions, say: Callable[[str], None] = print) -> i
 
     Raises:
         ConfigError: The model lacks what is asked for, or the address is in use.
-        CheckpointError: The folder is damaged.
+        ServeError: Ray Serve can't start the replicas.
     """
-    manifest = read_manifest(options.folder)
     require_texts(manifest)
-    target = options.target
-    points = operating_points(manifest, target.max_loss if target else None)
-    full = manifest.timing and sum(manifest.timing.segments)
-    if target and full and full > target.p99_ms:
-        log.warning(
-            "a text that passes all layers takes %.1f ms (%s): the target of %g ms can be missed at any load",
-            full, manifest.timing.machine if manifest.timing else "", target.p99_ms,
-        )  # fmt: skip
+    target, own = options.target, options.exits or manifest.exits
+    points = operating_points(manifest, own, target.max_loss if target else None)
+    if target is not None:
+        _warn_of_target(manifest, target)
     public = listening_socket(options.host, options.port)
     import uvloop
 
     about = {
         "name": manifest.name, "task": manifest.task, "labels": manifest.labels, "text_columns": manifest.text_columns,
-        "precision": manifest.precision, "exits": dataclasses.asdict(manifest.exits),
-        "target": target and dataclasses.asdict(target), "points": [dataclasses.asdict(point) for point in points],
+        "precision": manifest.precision, "exits": dataclasses.asdict(own),
+        "target": target and dataclasses.asdict(target), "points": [_without_nan(dataclasses.asdict(point)) for point in points],
     }  # fmt: skip
     address = f"http://{options.host}:{public.getsockname()[1]}"
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        ready = functools.partial(say, f"serving {describe(manifest, points, target)} on {address}")
+        ready = functools.partial(say, f"serving {describe(manifest, own, points, target)} on {address}")
         return runner.run(_Server(options, public, about).run(ready))
+
+
+def _without_nan(values: dict[str, Any]) -> dict[str, Any]:
+    """Replace NaN, which JSON lacks, by None."""
+    return {name: None if isinstance(value, float) and math.isnan(value) else value for name, value in values.items()}
+
+
+def _warn_of_target(manifest: Manifest, target: Target) -> None:
+    """Warn of a target that a single text can miss."""
+    full = sum(manifest.timing.segments) if manifest.timing else 0.0
+    if full > target.p99_ms:
+        log.warning(
+            "a text that passes all layers takes %.1f ms on average: the target of %g ms can be missed at any load",
+            full, target.p99_ms,
+        )  # fmt: skip
 
 
 def listening_socket(host: str, port: int) -> socket.socket:
@@ -126,6 +150,7 @@ def listening_socket(host: str, port: int) -> socket.socket:
     Raises:
         ConfigError: The address is in use or none of this machine.
     """
+    sock = None
     try:
         family, kind, protocol, _, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         sock = socket.socket(family, kind, protocol or socket.IPPROTO_TCP)
@@ -133,7 +158,9 @@ def listening_socket(host: str, port: int) -> socket.socket:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.bind(place)
         sock.listen(BACKLOG)
-    except (OSError, OverflowError) as error:
+    except (OSError, OverflowError, UnicodeError) as error:
+        if sock is not None:
+            sock.close()
         raise ConfigError(f"can't listen on {host}:{port}: {error}; give another --host or --port") from None
     sock.setblocking(False)
     return sock
@@ -165,12 +192,14 @@ class _Server:
         self.front.connections = lambda: len(http.server_state.connections)
         serving = asyncio.ensure_future(http.serve(sockets=[self._public]))
         self._catch_signals()
-        ray_thread = _RayThread(self.options, ReplicaOptions(
-            str(self.options.folder.resolve()), self.options.threads, self.options.target, self.options.limits,
-            own, port, self._token,
-        ))  # fmt: skip
+        options = self.options
+        replica = ReplicaOptions(
+            str(options.folder.resolve()), options.threads, options.exits, options.target, options.limits, own, port,
+            self._token,
+        )  # fmt: skip
+        ray_thread = _RayThread(options, replica)
         try:
-            await self._until_stopped(ray_thread.start, ready)
+            await self._until_stopped(ray_thread, ready)
         finally:
             self.front.draining = True
             http.should_exit = True
@@ -180,10 +209,10 @@ class _Server:
             inner.close()
         return self._signal
 
-    async def _until_stopped(self, start: Callable[[], None], ready: Callable[[], None]) -> None:
+    async def _until_stopped(self, ray_thread: _RayThread, ready: Callable[[], None]) -> None:
         loop = asyncio.get_running_loop()
         stopped = asyncio.ensure_future(self._stop.wait())
-        starting = loop.run_in_executor(None, start)
+        starting = loop.run_in_executor(None, ray_thread.start)
         await asyncio.wait((starting, stopped), return_when=asyncio.FIRST_COMPLETED)
         if starting.done():
             starting.result()
@@ -192,6 +221,7 @@ class _Server:
             if not self._stop.is_set():
                 ready()
         await stopped
+        ray_thread.cancelled = True
         with contextlib.suppress(Exception):
             await starting
 
@@ -234,23 +264,40 @@ def _http_server(config: Any) -> Any:
     return Http(config)
 
 
+def _logs() -> str:
+    import ray
+
+    with contextlib.suppress(Exception):
+        return str(Path(ray._private.worker._global_node.get_logs_dir_path()) / "serve")
+    return "the logs of Ray"
+
+
+class ServeError(LeebertError):
+    """Ray Serve failed."""
+
+
 class _RayThread:
     """Starts Ray and the replicas, and stops them; called from threads, since both block."""
 
     def __init__(self, options: ServerOptions, replica: ReplicaOptions) -> None:
         self._options, self._replica = options, replica
         self._started = False
+        #: Set when a signal has come: Ray Serve need not start any more.
+        self.cancelled = False
 
     def start(self) -> None:
         """Start Ray, unless there is a cluster, and the application; returns when its replicas have loaded the model."""
-        import ray
         from ray import serve
 
         _start_ray(self._options)
         self._started = True
-        serve.start(proxy_location="Disabled", logging_config={"enable_access_log": False})
-        serve.run(_application(self._options, self._replica), name=APPLICATION, route_prefix=None)
-        assert ray.is_initialized()
+        if self.cancelled:
+            return
+        serve.start(proxy_location="Disabled", logging_config={"enable_access_log": False, "log_level": "WARNING"})
+        try:
+            serve.run(_application(self._options, self._replica), name=APPLICATION, route_prefix=None)
+        except RuntimeError as error:
+            raise ServeError(f"Ray Serve could not start the replicas: {error}; its logs are in {_logs()}") from None
 
     def stop(self) -> None:
         """Stop the application, and Ray if it was started here."""
@@ -270,13 +317,17 @@ class _RayThread:
 def _start_ray(options: ServerOptions) -> None:
     import ray
 
+    for name in ("ray", "ray.serve"):  # the server says itself what matters
+        logging.getLogger(name).setLevel(logging.ERROR)
+
     if options.address is not None:
         ray.init(address=options.address, logging_level="ERROR", log_to_driver=False)
         return
     cores = max(os.cpu_count() or 1, (options.max_replicas or options.replicas) * options.threads)
+    # "local": not the cluster that RAY_ADDRESS names.
     ray.init(
-        num_cpus=cores, include_dashboard=False, logging_level="ERROR", log_to_driver=False, configure_logging=False,
-        _metrics_export_port=None,
+        address="local", num_cpus=cores, include_dashboard=False, logging_level="ERROR", log_to_driver=False,
+        configure_logging=False,
     )  # fmt: skip
 
 

@@ -25,13 +25,13 @@ class OperatingPoint:
     """A threshold of one exit criterion, and what it gives on the samples of the calibration.
 
     Attributes:
-        threshold: The threshold.
+        threshold: The threshold; None: the criterion has none, or its default.
         score: The score, a fraction.
         speed_up: The layer speed-up.
         milliseconds: Mean time per text at batch size 1.
     """
 
-    threshold: float
+    threshold: float | None
     score: float
     speed_up: float
     milliseconds: float
@@ -260,7 +260,9 @@ class Controller:
             kept = math.exp(-elapsed / self.settings.fall_s)
             self._finished, self._slow = self._finished * kept, self._slow * kept
         if reading.expected_ms > 0 and reading.busy_ms > 0:
-            weight = min(1.0, reading.expected_ms / 2000)  # two seconds of work replace the estimate
+            weight = min(
+                1.0, max(reading.busy_ms, reading.expected_ms) / 2000
+            )  # two seconds of work replace the estimate
             self.pace += (reading.busy_ms / reading.expected_ms - self.pace) * weight
         if reading.time - self._changed >= self.settings.judged_s:
             self._finished += reading.finished

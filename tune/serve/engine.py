@@ -12,7 +12,7 @@ import dataclasses
 import math
 import threading
 import time
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, Protocol
 
 from tune.serve.control import Controller, OperatingPoint, Reading, Target
@@ -44,8 +44,8 @@ class Runner(Protocol):
         """Predict a batch: label, probability, exit_layer and layers_saved of each row."""
         ...
 
-    def exits_at(self, threshold: float) -> Any:
-        """The model's own exit criterion at a threshold; NaN: the model's own threshold."""
+    def exits_at(self, threshold: float | None) -> Any:
+        """The server's exit criterion at a threshold; None: at its own."""
         ...
 
     def describe(self, exits: Any) -> dict[str, Any]:
@@ -63,7 +63,6 @@ class _Job:
     arrived: float
     results: list[dict[str, Any] | None]
     open: int
-    cancelled: bool = False
 
 
 #: A row in the queue: its request, and its place there.
@@ -134,18 +133,18 @@ class Engine:
             raise Refusal(503, "the server is shutting down: send the request to another one", retry_after=1)
         waiting = len(self._queue)
         fastest = self.controller.points[-1].milliseconds * self.controller.pace
-        expected = waiting * fastest
+        oldest = 1000 * (self._clock() - self._queue[0][0].arrived) if waiting else 0.0
+        expected = max(waiting * fastest, oldest)
         if waiting + rows > self.limits.waiting or (waiting and expected > self.limits.wait_ms):
             seconds = max(1, math.ceil(expected / 1000))
             raise Refusal(
                 429,
-                f"{waiting} texts wait, {expected:.0f} ms of work: send the request again later",
+                f"too many requests: {waiting} waiting texts, a wait of {expected:.0f} ms; send the request again later",
                 retry_after=seconds,
             )
 
     def _drop(self, job: _Job) -> None:
-        """Remove the waiting rows of a request whose client has gone."""
-        job.cancelled = True
+        """Remove the waiting rows of a request that has failed, or whose client has gone."""
         with self._wake:
             self._queue = collections.deque(waiting for waiting in self._queue if waiting[0] is not job)
 
@@ -172,7 +171,8 @@ class Engine:
         metrics.set("busy_ratio", round(self._busy_share, 4))
         metrics.set("arrivals_per_second", round(control.rate_slow, 3))
         metrics.set("pace", round(control.pace, 4))
-        metrics.set("threshold", control.point.threshold)
+        if control.point.threshold is not None:
+            metrics.set("threshold", control.point.threshold)
         metrics.set("layer_speed_up", control.point.speed_up)
         metrics.set("point_milliseconds", control.point.milliseconds)
         metrics.set("score", control.point.score)
@@ -246,17 +246,17 @@ class Engine:
         self.metrics.observe("batch_texts", len(batch))
         self.metrics.observe("batch_seconds", now - started)
         given = {} if isinstance(predictions, Exception) else self.runner.describe(exits)
-        finished: list[tuple[_Job, Exception | None]] = []
+        finished: dict[_Job, Exception | None] = {}
         for at, (job, place) in enumerate(batch):
             self.metrics.observe("queue_seconds", started - job.arrived)
             job.open -= 1
             if isinstance(predictions, Exception):
-                finished.append((job, predictions))
+                finished[job] = predictions
                 continue
             self.metrics.add("texts_total", exit_layer=predictions[at]["exit_layer"])
             job.results[place] = {"row": place} | predictions[at] | given
             if not job.open:
-                finished.append((job, None))
+                finished[job] = None
         target = self.target.p99_ms / 1000 if self.target else math.inf
         with self._wake:
             self._model_ms += 1000 * (now - started)
@@ -264,13 +264,16 @@ class Engine:
                 self._busy_ms += 1000 * (now - started)
                 self._expected_ms += len(batch) * point.milliseconds
             self._finished += len(finished)
-            self._slow += sum(now - job.arrived > target for job, _ in finished)
+            self._slow += sum(now - job.arrived > target for job in finished)
+        for job in finished:
+            if job.open:  # it has failed
+                self._drop(job)
         loop = batch[0][0].future.get_loop()
         loop.call_soon_threadsafe(_resolve, finished)
 
 
-def _resolve(finished: Sequence[tuple[_Job, Exception | None]]) -> None:
-    for job, error in finished:
+def _resolve(finished: Mapping[_Job, Exception | None]) -> None:
+    for job, error in finished.items():
         if job.future.done():
             continue
         if error is not None:
@@ -280,14 +283,16 @@ def _resolve(finished: Sequence[tuple[_Job, Exception | None]]) -> None:
 
 
 def form_batch(queue: collections.deque[_Waiting], most: int) -> list[_Waiting]:
-    """Take the rows of the next batch: the oldest one, and later ones with its exit criterion and a similar length.
+    """Take the rows of the next batch: the first one, and later ones with its exit criterion and a similar length.
+
+    The remaining rows of the first one's request go to the end, so that a request of many rows does not hold up others.
 
     Args:
-        queue: The waiting rows, the oldest first; not empty. It is changed.
+        queue: The waiting rows; not empty. It is changed.
         most: Most rows of a batch.
 
     Returns:
-        The batch, the oldest row first; no longer in the queue.
+        The batch; no longer in the queue.
     """
     first = queue.popleft()
     key: Hashable = first[0].exits
@@ -306,4 +311,6 @@ def form_batch(queue: collections.deque[_Waiting], most: int) -> list[_Waiting]:
         else:
             passed.append(waiting)
     queue.extendleft(reversed(passed))
+    own = next((at for at, waiting in enumerate(queue) if waiting[0] is not first[0]), 0)
+    queue.rotate(-own)
     return batch

@@ -83,7 +83,10 @@ class Front:
             replica.draining = True
 
     def _greet(self, frames: Frames, kind: int, payload: bytes) -> None:
-        hello = json.loads(payload) if kind == HELLO else {}
+        try:
+            hello = json.loads(payload) if kind == HELLO else None
+        except ValueError:
+            hello = None
         if not (isinstance(hello, dict) and hmac.compare_digest(str(hello.get("token")), self._token)):
             frames.close()
             return

@@ -83,30 +83,22 @@ def read_samples(path: Path, about: dict[str, Any], label: str | None = None) ->
         label: The column of labels; None: one of :data:`LABELS`, if there is one.
 
     Raises:
-        DataError: The file lacks a column of texts, or has no rows.
+        DataError: The file lacks a column, or has no rows.
     """
-    from leebert.data.readers import read_rows
+    from leebert.data.readers import Columns, column_names, read_rows
 
+    texts = tuple(tuple(names) for names in about["text_columns"])
+    wanted = label or next((name for name in LABELS if name in column_names(path)), None)
+    columns = Columns((*texts, *([(wanted,)] if wanted else ())), "rename it in the file")
     samples = []
-    for row in read_rows(path):
-        values = dict(zip(row.names, row.values, strict=True))
-        record = {names[0]: _value(values, names, row.place) for names in about["text_columns"]}
-        names = (label,) if label else LABELS
-        right = next((values[name] for name in names if name in values), None)
-        if label and right is None:
-            raise DataError(f"{row.place}: no column {label}; it has {', '.join(values)}")
+    for row in read_rows(path, columns):
+        record = {names[0]: str(value) for names, value in zip(texts, row.values, strict=False)}
+        right = _label(row.values[-1], about["labels"]) if wanted else None
         body = json.dumps({"dataframe_records": [record]}, ensure_ascii=False).encode()
-        samples.append(Sample(body, _label(right, about["labels"])))
+        samples.append(Sample(body, right))
     if not samples:
         raise DataError(f"{path}: no rows")
     return samples
-
-
-def _value(values: dict[str, Any], names: Sequence[str], place: str) -> str:
-    for name in names:
-        if name in values:
-            return str(values[name])
-    raise DataError(f"{place}: no column {' or '.join(names)}; it has {', '.join(values)}")
 
 
 def _label(value: Any, labels: Sequence[str]) -> str | None:
@@ -153,8 +145,8 @@ class _Client(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._buffer += data
-        head, found, body = self._buffer.partition(b"\r\n\r\n")
-        if not found or self._answer is None or self._answer.done():
+        head, complete, body = self._buffer.partition(b"\r\n\r\n")
+        if not complete or self._answer is None or self._answer.done():
             return
         lines = head.lower().split(b"\r\n")
         length = next((int(line[15:]) for line in lines if line.startswith(b"content-length:")), 0)

@@ -47,12 +47,24 @@ class Metrics:
         self._buckets: dict[str, list[float]] = {}
 
     def add(self, name: str, amount: float = 1, **labels: Any) -> None:
-        """Increase a counter."""
+        """Increase a counter.
+
+        Args:
+            name: One of :data:`METRICS`.
+            amount: By how much.
+            labels: Its labels.
+        """
         key = (name, tuple((k, str(v)) for k, v in labels.items()))
         self._values[key] = self._values.get(key, 0) + amount
 
     def set(self, name: str, value: float, **labels: Any) -> None:
-        """Set a gauge."""
+        """Set a gauge.
+
+        Args:
+            name: One of :data:`METRICS`.
+            value: The value.
+            labels: Its labels.
+        """
         self._values[name, tuple((k, str(v)) for k, v in labels.items())] = value
 
     def observe(self, name: str, value: float) -> None:

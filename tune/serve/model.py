@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,15 +27,17 @@ class ServedModel:
     Args:
         folder: The folder that `leebert export` wrote.
         threads: Threads of ONNX Runtime for one batch.
+        exits: The exit criterion of requests that choose none; None: the model's own.
 
     Raises:
         ConfigError: The model takes images.
         CheckpointError: The folder is damaged.
     """
 
-    def __init__(self, folder: str | Path, threads: int = 1) -> None:
+    def __init__(self, folder: str | Path, threads: int = 1, exits: Exits | None = None) -> None:
         self.model = ExportedModel.load(folder, threads=threads)
         self.manifest = self.model.manifest
+        self.own = exits or self.manifest.exits
         require_texts(self.manifest)
         # A criterion at its threshold is stateless, and requests repeat few of them.
         self._criterion = functools.lru_cache(maxsize=256)(self.model.criterion)
@@ -77,8 +80,8 @@ class ServedModel:
         return exits
 
     def exits_at(self, threshold: float | None) -> Exits:
-        """The model's own exit criterion at a threshold; None: at its own."""
-        own = self.manifest.exits
+        """The server's exit criterion at a threshold; None: at its own."""
+        own = self.own
         return own if threshold is None else Exits(criterion=own.criterion, threshold=threshold, patience=own.patience)
 
     @staticmethod
@@ -133,27 +136,29 @@ def require_texts(manifest: Manifest) -> None:
         raise ConfigError(f"{manifest.name} takes images; the server takes models of texts")
 
 
-def operating_points(manifest: Manifest, max_loss: float | None) -> tuple[OperatingPoint, ...]:
+def operating_points(manifest: Manifest, own: Exits, max_loss: float | None) -> tuple[OperatingPoint, ...]:
     """Select the points of load control of an exported model.
 
     Args:
         manifest: Its manifest.
-        max_loss: Largest drop in score, in points; None: the model's own threshold only.
+        own: The server's exit criterion.
+        max_loss: Largest drop in score, in points; None: the criterion's own threshold only.
 
     Raises:
         ConfigError: Load control needs a curve that the model lacks.
     """
-    own = manifest.exits
     curve = manifest.curve(own.criterion, own.patience)
+    points = curve.points if curve is not None else ()
     if max_loss is not None:
-        if curve is None or any(point.milliseconds is None for point in curve.points):
+        if not points or any(point.milliseconds is None for point in points):
             raise ConfigError(
                 f"{manifest.name}: no curve of score against milliseconds of its exit criterion {own.criterion}; load control "
                 "needs one: export the model again with samples to calibrate on"
             )
-        return ladder(curve.points, max_loss)
-    points = curve.points if curve is not None else ()
-    near = min(points, key=lambda point: abs(point.threshold - (own.threshold or 0.0)), default=None)
-    if near is None:
-        return (OperatingPoint(own.threshold, float("nan"), 1.0, 1.0),)
-    return (OperatingPoint(own.threshold, near.score, near.speed_up, near.milliseconds or 1.0),)
+        return ladder(points, max_loss)
+    full = sum(manifest.timing.segments) if manifest.timing else 1.0
+    if own.threshold is None or not points:  # no sample exits early, or nothing was measured
+        score = manifest.scores[-1].exported if manifest.scores else math.nan
+        return (OperatingPoint(own.threshold, score, 1.0, full),)
+    near = min(points, key=lambda point: abs(point.threshold - (own.threshold or 0.0)))
+    return (OperatingPoint(own.threshold, near.score, near.speed_up, near.milliseconds or full),)

@@ -8,6 +8,7 @@ import os
 import threading
 from typing import Any
 
+from leebert.exported.manifest import Exits
 from tune.serve.control import Target
 from tune.serve.requests import Limits
 
@@ -19,6 +20,7 @@ class ReplicaOptions:
     Attributes:
         folder: The exported model, on every node under this path.
         threads: Threads of ONNX Runtime.
+        exits: The exit criterion of requests that choose none; None: the model's own.
         target: The aim of load control; None: fixed thresholds.
         limits: Limits.
         host: Address of the front.
@@ -28,6 +30,7 @@ class ReplicaOptions:
 
     folder: str
     threads: int
+    exits: Exits | None
     target: Target | None
     limits: Limits
     host: str
@@ -49,10 +52,10 @@ class Replica:
         from tune.serve.worker import Worker
 
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-        model = ServedModel(options.folder, options.threads)
+        model = ServedModel(options.folder, options.threads, options.exits)
         model.warm_up()
         target, metrics = options.target, Metrics()
-        points = operating_points(model.manifest, target.max_loss if target else None)
+        points = operating_points(model.manifest, model.own, target.max_loss if target else None)
         self._engine = Engine(model, points, target, options.limits, metrics)
         hello = {"token": options.token, "replica": f"{os.uname().nodename}-{os.getpid()}", "pid": os.getpid()}
         worker = Worker(model, self._engine, options.limits, metrics, hello)

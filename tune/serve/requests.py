@@ -50,7 +50,7 @@ def error_body(status: int, message: str) -> bytes:
         400: "BAD_REQUEST", 404: "ENDPOINT_NOT_FOUND", 429: "REQUEST_LIMIT_EXCEEDED", 503: "TEMPORARILY_UNAVAILABLE",
         500: "INTERNAL_ERROR",
     }.get(status, "INVALID_PARAMETER_VALUE")  # fmt: skip
-    return json.dumps({"error_code": code, "message": message}, ensure_ascii=False).encode()
+    return json.dumps({"error_code": code, "message": message}, ensure_ascii=False).encode(errors="replace")
 
 
 @dataclasses.dataclass(frozen=True)

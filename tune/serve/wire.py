@@ -43,7 +43,13 @@ class Frames(asyncio.Protocol):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def send(self, kind: int, number: int, payload: bytes = b"") -> None:
-        """Send a frame; without effect on a broken connection."""
+        """Send a frame; without effect on a broken connection.
+
+        Args:
+            kind: Kind of the frame.
+            number: Number of the request; 0: none.
+            payload: Its contents.
+        """
         if self._transport is not None and not self._transport.is_closing():
             self._transport.write(HEADER.pack(len(payload), kind, number) + payload)
 

@@ -122,8 +122,12 @@ def _algorithms(sweep: str, of: ViewContents) -> ViewState:
 def _speed(sweep: str, of: ViewContents) -> ViewState:
     part = _part(of.complete)
     curve = _line("curve/score_pct", over="curve/speed_up", points=False)
-    # A line chart shows the names of its metrics alone, so its title explains them.
-    title = f"Score in % (score_pct) against layer speed-up (speed_up){part}"
+    # A line chart shows the names of its metrics alone, so the section's title explains them, if it is not cut then.
+    title = (
+        f"Score (%) against layer speed-up{part}"
+        if part
+        else "Score in % (score_pct) against layer speed-up (speed_up)"
+    )
     sections = [
         _Section("curve", title, [curve], 1, 620),
         _Section("points", f"Score (%) against layers needed{part}", [_scatter(_LAYERS, _SCORE)], 1, 440),
@@ -142,7 +146,7 @@ def _configurations(sweep: str, of: ViewContents) -> ViewState:
     against = "each option" if every else "its standard deviation over runs"
     part = _part(of.begun)
     sections = [
-        _Section("parallel", f"Configurations, coloured by score in % (score_pct){part}", parallel, 1, 400),
+        _Section("parallel", f"Configurations, coloured by score{part}", parallel, 1, 400),
         _Section("scatter", f"Score against {against}{part}", scatters, 3 if every else 1, 320),
     ]
     return _state(_filter(sweep, "config"), _config_columns(of), sections)

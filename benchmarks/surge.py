@@ -1,0 +1,177 @@
+"""A tenfold surge of requests against three servers of one exported model, under the same arrivals.
+
+`adaptive` has a target for the 99th percentile of latencies and a floor for the score; `fixed` always uses the fastest
+threshold that loses nothing; `full depth` runs all layers. Writes every request to OUT/NAME.parquet, and draws load, p99,
+speed-up and score over time to OUT/surge.png. About three minutes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from common import stop
+
+from tune.serve.load import (
+    Surge,
+    about_server,
+    measure_capacity,
+    read_samples,
+    run_load,
+    save,
+    summary,
+    within_target,
+)
+
+#: The surge's peak relative to the texts per second that the fastest allowed threshold sustains.
+SHARE = 0.6
+
+COLOURS = {"adaptive": "#1f6fb4", "fixed": "#d9822b", "full depth": "#7a7a7a"}
+
+
+def options() -> argparse.Namespace:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path, required=True, help="folder that `leebert export` wrote")
+    parser.add_argument("--data", type=Path, help="texts with labels; by default MRPC's dev split in LEEBERT_DATA")
+    parser.add_argument("--p99-ms", type=float, default=50.0, help="target (%(default)g)")
+    parser.add_argument("--max-loss", type=float, default=1.0, help="floor in points (%(default)g)")
+    parser.add_argument(
+        "--peak", type=float, help=f"requests per second in the surge; by default {SHARE:g} of the capacity"
+    )
+    parser.add_argument("--seconds", type=float, default=40.0, help="per server; half of it is the surge (%(default)g)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, default=Path("surge"), help="folder of the results (%(default)s)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="append the result to this file as one JSON line")
+    return parser.parse_args()
+
+
+@contextlib.contextmanager
+def server(model: Path, out: Path, *words: str) -> Iterator[str]:
+    """Run `leebert-tune serve`; provide its address."""
+    command = [sys.executable, "-m", "tune", "serve", str(model), "--port", "0", *words]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with (out / "server.log").open("a") as log:
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, env=environment)
+        assert process.stdout is not None
+        try:
+            if not (line := process.stdout.readline()):
+                stop(f"the server did not start; see {out / 'server.log'}")
+            print(line.strip(), flush=True)
+            yield line.split()[-1]
+        finally:
+            process.send_signal(signal.SIGTERM)
+            process.wait(60)
+
+
+def main() -> None:
+    """Measure the capacity, run the three servers, print and draw."""
+    args = options()
+    args.out.mkdir(parents=True, exist_ok=True)
+    data = args.data or Path(os.environ.get("LEEBERT_DATA", "")) / "glue" / "MRPC" / "dev.tsv"
+    target = ("--p99-ms", f"{args.p99_ms:g}", "--max-loss", f"{args.max_loss:g}")
+    servers = {
+        "full depth": ("--criterion", "never"),
+        "fixed": ("--max-loss", "0"),
+        "adaptive": target,
+    }
+    peak, rows, about = args.peak, {}, {}
+    if peak is None:
+        with server(args.model, args.out, "--max-loss", f"{args.max_loss:g}") as address:
+            capacity = measure_capacity(address, read_samples(data, about_server(address)))
+        peak = round(SHARE * capacity, 1)
+        print(f"capacity at a loss of {args.max_loss:g} points: {capacity:.1f} requests/s; the surge has {peak:g}")
+    surge = Surge(peak / 10, 10, args.seconds / 4, args.seconds / 2, args.seconds / 4)
+    for name, words in servers.items():
+        with server(args.model, args.out, *words) as address:
+            about[name] = about_server(address)
+            rows[name] = run_load(address, read_samples(data, about[name]), surge, args.seed)
+        save(rows[name], args.out / f"{name.replace(' ', '-')}.parquet")
+        report(name, rows[name], surge, args.p99_ms)
+    draw(rows, surge, args.p99_ms, about, args.out / "surge.png")
+    result = {"peak": peak, "p99_ms": args.p99_ms, "max_loss": args.max_loss} | {
+        name: summary(one, surge, args.p99_ms) for name, one in rows.items()
+    }
+    print(json.dumps(result))
+    if args.json:
+        with args.json.open("a") as file:
+            file.write(json.dumps(result) + "\n")
+
+
+def report(name: str, rows: list[dict[str, Any]], surge: Surge, target: float) -> None:
+    """Print a line per phase."""
+    for phase in summary(rows, surge, target):
+        if phase["p99_ms"] is None:
+            continue
+        print(
+            f"{name:>10} {phase['phase']:>7}: {phase['answered']:5d} answered, {phase['refused']} refused, "
+            f"{phase['failed']} failed, p50 {phase['p50_ms']:.1f} ms, p99 {phase['p99_ms']:.1f} ms, "
+            f"exit layer {phase['exit_layer']:.2f}, accuracy {100 * (phase['accuracy'] or 0):.1f}, "
+            f"p99 within {target:g} ms for {phase['within_target']:.0%} of the time",
+            flush=True,
+        )
+
+
+def draw(rows: dict[str, Any], surge: Surge, target: float, about: dict[str, Any], path: Path) -> None:
+    """Draw load, p99, layer speed-up and score over time."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(4, 1, figsize=(8, 9), sharex=True, layout="constrained")
+    seconds = np.arange(1, surge.seconds + 0.1)
+    first = np.array([row["arrival"] for row in next(iter(rows.values()))])
+    axes[0].step(seconds, [np.sum((first >= s - 1) & (first < s)) for s in seconds], color="#333333", where="pre")
+    for name, one in rows.items():
+        arrival = np.array([row["arrival"] for row in one])
+        answered = np.array([row["status"] == 200 for row in one])
+        latency = np.array([row["latency_ms"] for row in one])
+        layers = np.array([row["exit_layer"] or np.nan for row in one], float)
+        depth = max(
+            (row["exit_layer"] + row["layers_saved"] for row in one if row["exit_layer"] is not None), default=1
+        )
+        right = np.array([row["correct"] if row["correct"] is not None else np.nan for row in one], float)
+        windows = [(arrival >= s - 5) & (arrival < s) for s in seconds]
+        p99 = [np.percentile(latency[w & answered], 99) if (w & answered).any() else np.nan for w in windows]
+        axes[1].plot(seconds, p99, color=COLOURS[name], label=name)
+        speed = [depth / np.nanmean(layers[w & answered]) if (w & answered).any() else np.nan for w in windows]
+        axes[2].plot(seconds, speed, color=COLOURS[name])
+        scores = {point["threshold"]: 100 * (point["score"] or np.nan) for point in about[name]["points"]}
+        score = np.array([scores.get(row["threshold"], np.nan) for row in one], float)
+        inside = (arrival >= surge.before) & (arrival < surge.before + surge.during) & ~np.isnan(right)
+        label = f"measured in the surge: {100 * right[inside].mean():.1f}" if inside.any() else None
+        scored = answered & ~np.isnan(score)
+        curve = [score[w & scored].mean() if (w & scored).any() else np.nan for w in windows]
+        axes[3].plot(seconds, curve, color=COLOURS[name], label=label)
+        refused = [np.sum(~answered & (arrival >= s - 1) & (arrival < s)) for s in seconds]
+        if np.sum(refused):
+            axes[0].step(seconds, refused, color=COLOURS[name], where="pre", label=f"not answered, {name}")
+        share = within_target(one, surge.before, surge.before + surge.during, target)
+        print(f"{name}: p99 within {target:g} ms for {share:.0%} of the surge")
+    axes[1].axhline(target, color="#b22222", linestyle="--", linewidth=1, label=f"target {target:g} ms")
+    axes[1].set_yscale("log")
+    for axis in (axes[0], axes[1], axes[3]):
+        if axis.get_legend_handles_labels()[0]:
+            axis.legend(loc="upper left", fontsize=8)
+    for axis, label in zip(
+        axes, ("requests / s", "p99 of 5 s (ms)", "layer speed-up", "score by the curve (%)"), strict=True
+    ):
+        axis.set_ylabel(label)
+        axis.grid(alpha=0.3)
+    axes[0].set_title(f"{about['adaptive']['name']}: a tenfold surge against three servers")
+    axes[3].set_xlabel("seconds")
+    figure.savefig(path, dpi=120)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,123 @@
+"""`leebert-tune predict`: files on a Ray cluster of two nodes, in shards; what is refused, and what is resumed."""
+
+import json
+import random
+import shutil
+
+import pandas as pd
+import pytest
+from commands import commands
+from encoders import WORDS
+from raylets import Raylets
+from saved_models import save_model
+
+ROWS = (5000, 3)  # of the two files: two windows, and one
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A saved model and two files of texts."""
+    folder = tmp_path_factory.mktemp("cluster")
+    save_model(folder / "model", None, ("no", "yes"), layers=2)
+    chance = random.Random(0)
+    for name, rows in zip(("one.txt", "two.jsonl"), ROWS, strict=True):
+        texts = [" ".join(chance.choices(WORDS, k=chance.randint(1, 9))) for _ in range(rows)]
+        lines = texts if name == "one.txt" else [json.dumps({"text": text}) for text in texts]
+        (folder / name).write_text("".join(f"{line}\n" for line in lines))
+    return folder
+
+
+def files(place):
+    return place / "one.txt", place / "two.jsonl"
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """`leebert-tune` on a cluster of two nodes with a CPU each."""
+    cluster = Raylets()
+    try:
+        cluster.head("--num-cpus=1")
+        cluster.worker("--num-cpus=1")
+        with commands(tmp_path_factory.mktemp("work")) as command:
+            yield lambda *words: command(*words, "--address", cluster.address)
+    finally:
+        cluster.stop()
+
+
+def shards(out):
+    return sorted(path.name for path in out.iterdir() if path.name != "predict.json")
+
+
+@pytest.mark.slow
+def test_two_nodes_write_the_predictions_of_one_process_and_a_second_run_resumes(place, run, cli, tmp_path):
+    out = tmp_path / "out"
+    ran = run("predict", place / "model", *files(place), "--out", out, "--json")
+    assert ran.returncode == 0, ran.stderr
+    names = ["0000-one-000000000000.parquet", "0000-one-000000004096.parquet", "0001-two-000000000000.parquet"]
+    assert shards(out) == names
+    assert json.loads(ran.stdout) == {"out": str(out), "shards": 3, "rows": sum(ROWS), "resumed": 0}
+    together = pd.concat([pd.read_parquet(out / name) for name in names], ignore_index=True)
+    assert together["source"].tolist() == ["one.txt"] * ROWS[0] + ["two.jsonl"] * ROWS[1]
+    alone = []
+    for file in files(place):
+        ran = cli("leebert", "predict", place / "model", file, "--out", tmp_path / "alone.parquet", "--device", "cpu")
+        assert ran.code == 0, ran.err
+        alone.append(pd.read_parquet(tmp_path / "alone.parquet"))
+    expected = pd.concat(alone, ignore_index=True)
+    pd.testing.assert_frame_equal(together.drop(columns="source"), expected, check_exact=False, atol=1e-5)
+    (out / names[1]).unlink()  # as if the first run had been interrupted
+    kept = (out / names[0]).stat().st_mtime_ns
+    ran = run("predict", place / "model", *files(place), "--out", out)
+    assert ran.returncode == 0, ran.stderr
+    assert f"{ROWS[0] - 4096} predictions; 3 shards; 2 of them are of an earlier run" in " ".join(ran.stdout.split())
+    assert (out / names[0]).stat().st_mtime_ns == kept
+    again = pd.concat([pd.read_parquet(out / name) for name in shards(out)], ignore_index=True)
+    pd.testing.assert_frame_equal(again, together, check_exact=False, atol=1e-5)
+    # A bad row is named with its file and line, from the node that read it.
+    (bad := tmp_path / "bad.jsonl").write_text('{"text": "cat"}\n{"text": 3}\n')
+    ran = run("predict", place / "model", bad, "--out", tmp_path / "bad")
+    assert ran.returncode == 1
+    assert ran.stderr.splitlines()[-1] == (
+        f"error: {bad}, line 2, column 'text': 3 is not text but int; write it as a string"
+    )
+
+
+def test_what_is_refused_before_a_cluster_is_asked_for(place, cli, tmp_path):
+    def refused(*words, part):
+        ran = cli("leebert-tune", "predict", *words)
+        assert ran.code == 1, ran.out
+        assert part in ran.err
+
+    one, _ = files(place)
+    out = ("--out", tmp_path / "out")
+    refused(place / "model", tmp_path / "none.txt", *out, part="no such file")
+    refused(place / "model", one, one, *out, part="a file is named twice")
+    refused(place / "model", one, *out, "--format", "xml", part="--format xml: should be jsonl, csv or parquet")
+    refused(place, one, *out, part="no config.json")
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "mine").touch()
+    refused(place / "model", one, "--out", tmp_path / "taken", part="the folder has other contents")
+
+
+def test_other_settings_do_not_resume(place, tmp_path):
+    from leebert.errors import ConfigError
+    from leebert.files import write_atomically
+    from leebert.predictor import PredictorOptions
+    from tune.models.predict import ClusterPrediction, check
+
+    model = shutil.copytree(place / "model", tmp_path / "model")
+    request = ClusterPrediction(PredictorOptions(model), files(place), (), tmp_path / "out", "csv")
+    request.out.mkdir()
+    write_atomically(request.out / "predict.json", json.dumps(request.identity()))
+    check(request)
+    faster = PredictorOptions(model, batch_size=8, threads=4)
+    check(ClusterPrediction(faster, request.files, (), request.out, "csv"))
+    other = PredictorOptions(model, criterion="confidence", threshold=0.9)
+    with pytest.raises(ConfigError, match="predictions with other options; give a new folder"):
+        check(ClusterPrediction(other, request.files, (), request.out, "csv"))
+    with pytest.raises(ConfigError, match="predictions with other files, format;"):
+        check(ClusterPrediction(request.options, request.files[:1], (), request.out, "jsonl"))
+    config = model / "config.json"
+    config.write_text(config.read_text() + " ")
+    with pytest.raises(ConfigError, match="predictions with other model;"):
+        check(request)
