@@ -276,6 +276,7 @@ def refused(cli, *args):
     return done.err
 
 
+@pytest.mark.slow
 def test_what_cannot_be_exported_is_refused_in_one_line(saved, cli, tmp_path, monkeypatch):
     out = tmp_path / "out"
     assert "no config.json" in refused(cli, tmp_path, "--out", out)
@@ -297,6 +298,7 @@ def test_what_cannot_be_exported_is_refused_in_one_line(saved, cli, tmp_path, mo
     assert not out.exists()
 
 
+@pytest.mark.slow
 def test_a_plain_encoder_and_a_model_without_task_or_samples_are_refused(saved, cli, tmp_path):
     plain = tmp_path / "plain"
     encoder("bert", 2).save_pretrained(plain)
@@ -318,6 +320,7 @@ def test_built_in_criteria_take_arrays():
     assert all(command.takes_arrays(name, 3, 2) for name in CRITERIA.built_in)
 
 
+@pytest.mark.slow
 def test_the_validation_fold_of_training_is_reproduced(saved, tmp_path, monkeypatch):
     monkeypatch.setattr("leebert.export.samples.LEAST", 20)
     folder = tmp_path / "model"
