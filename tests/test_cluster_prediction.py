@@ -121,3 +121,18 @@ def test_other_settings_do_not_resume(place, tmp_path):
     config.write_text(config.read_text() + " ")
     with pytest.raises(ConfigError, match="predictions with other model;"):
         check(request)
+
+
+def test_our_own_error_is_read_from_one_of_ray():
+    import ray
+
+    from leebert.errors import DataError, SweepError
+    from tune.models.predict import _cause
+
+    own = DataError("texts.txt, line 3: empty\nFailed to run task after 1/1 attempts.\nTo change retry attempts, x.")
+    wrapped = ray.exceptions.RayTaskError("read", "a traceback", own).as_instanceof_cause()
+    error = _cause(wrapped)
+    assert (type(error), str(error)) == (DataError, "texts.txt, line 3: empty")
+    other = _cause(ray.exceptions.RayTaskError("read", "a traceback", MemoryError("no memory")).as_instanceof_cause())
+    assert isinstance(other, SweepError)
+    assert str(other).startswith("Ray ended the prediction: ")

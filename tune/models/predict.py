@@ -22,6 +22,7 @@ from typing import Any
 from leebert import live
 from leebert.console import sentence
 from leebert.errors import ConfigError, DataError, LeebertError, SweepError
+from leebert.exported.manifest import is_exported
 from leebert.files import check_writable, parse_json, write_atomically
 from leebert.prediction_files import save_predictions
 from leebert.predictor import PredictorOptions, load_predictor
@@ -32,6 +33,9 @@ log = logging.getLogger(__name__)
 
 #: The file of the output folder with what is predicted, written first.
 REQUEST = "predict.json"
+
+# What Ray Data appends to the message of any error in a task.
+_ATTEMPTS = "\nFailed to "
 
 
 @dataclasses.dataclass(frozen=True)
@@ -204,9 +208,10 @@ def _shards(request: ClusterPrediction, actors: int | None) -> Iterator[dict[str
     context = DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
-    cuda = request.options.device.startswith("cuda")
     threads = request.options.threads or 1
     available = ray.cluster_resources()
+    automatic = request.options.device == "auto" and not is_exported(request.options.folder)  # exported ones need a CPU
+    cuda = request.options.device.startswith("cuda") or (automatic and available.get("GPU", 0) >= 1)
     fit = int(available.get("GPU", 0)) if cuda else int(available.get("CPU", 0) // threads)
     if not fit:
         needed = "GPU" if cuda else f"{threads} CPUs (--threads)"
@@ -292,6 +297,7 @@ def _cause(error: BaseException) -> LeebertError:
     while seen is not None:
         wrapped = isinstance(seen, ray.exceptions.RayTaskError)  # also an instance of the class of its cause
         if isinstance(seen, LeebertError) and not wrapped:
+            seen.args = (str(seen).partition(_ATTEMPTS)[0],)
             return seen
         cause = getattr(seen, "cause", None) if wrapped else None
         seen = cause if isinstance(cause, BaseException) else seen.__cause__
