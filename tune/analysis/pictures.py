@@ -6,7 +6,7 @@ import dataclasses
 import io
 import textwrap
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tune.analysis.figures import MARKERS, colour
 from tune.analysis.verdict import Effect, ScoreCurve, Verdict
@@ -126,7 +126,11 @@ def exits_picture(title: str, lines: Sequence[ExitLine], y: str, *, level: float
         axes.axhline(level, color="#333333", lw=0.9, zorder=0)
     for i, line in enumerate(kept):
         at = [exit + 0.5 * ((i + 0.5) / len(kept) - 0.5) for exit in range(1, len(line.values) + 1)]
-        style = {"color": line.colour, "marker": MARKERS[i % len(MARKERS)], "ls": ("-", "--", ":")[i // 4 % 3]}
+        style: dict[str, Any] = {
+            "color": line.colour,
+            "marker": MARKERS[i % len(MARKERS)],
+            "ls": ("-", "--", ":")[i // 4 % 3],
+        }
         axes.plot(at, line.values, ms=4.5, lw=1.3, mfc="white", label=_lines(line.name, 30), **style)
         axes.vlines(at, line.low, line.high, color=line.colour, lw=1.6)
     exits = max(len(line.values) for line in kept)
