@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import stop
+from common import glue, stop
 
 from tune.serve.load import (
     Surge,
@@ -77,7 +77,7 @@ def main() -> None:
     """Measure the capacity, run the three servers, print and draw."""
     args = options()
     args.out.mkdir(parents=True, exist_ok=True)
-    data = args.data or Path(os.environ.get("LEEBERT_DATA", "")) / "glue" / "MRPC" / "dev.tsv"
+    data = args.data or glue() / "MRPC" / "dev.tsv"
     target = ("--p99-ms", f"{args.p99_ms:g}", "--max-loss", f"{args.max_loss:g}")
     servers = {
         "full depth": ("--criterion", "never"),
