@@ -42,12 +42,17 @@ DIFFER = {
     "--anyway": "each command says what it does all the same",
     "--device": "Ray gives trials their GPUs; `verify` repeats what was recorded",
     "--format": "one file of `leebert predict` has the ending of --out, shards of `leebert-tune predict` have none",
+    "--label": "`init` guesses it, `load` needs it for the score only",
+    "--max-loss": "of `serve` the floor while the threshold moves, elsewhere the target of one threshold",
     "--name": "`refit` names a registered model, the others a sweep",
     "--out": "each command writes something else",
+    "--p99-ms": "`serve` aims at it, `load` reports it",
     "--precision": "`verify` repeats what was recorded, so `auto` is no choice",
+    "--seed": "of orders in `simulate`, of arrivals in `load`",
     "--seeds": "`refit` makes models, `reproduce` runs per method",
     "--speed-up": "`compare` compares at several",
     "--threads": "of `predict` per process, of `verify` as they were recorded",
+    "--threshold": "of `serve` whatever the load, instead of a target",
     "--tracking-uri": "commands on a finished sweep write where it wrote",
 }
 
