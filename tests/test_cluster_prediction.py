@@ -3,6 +3,7 @@
 import json
 import random
 import shutil
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -99,7 +100,7 @@ def test_what_is_refused_before_a_cluster_is_asked_for(place, cli, tmp_path):
     refused(place / "model", one, "--out", tmp_path / "taken", part="the folder has other contents")
 
 
-def test_other_settings_do_not_resume(place, tmp_path):
+def test_other_settings_do_not_resume(place, tmp_path, monkeypatch):
     from leebert.errors import ConfigError
     from leebert.files import write_atomically
     from leebert.predictor import PredictorOptions
@@ -110,8 +111,12 @@ def test_other_settings_do_not_resume(place, tmp_path):
     request.out.mkdir()
     write_atomically(request.out / "predict.json", json.dumps(request.identity()))
     check(request)
-    faster = PredictorOptions(model, batch_size=8, threads=4)
+    faster = PredictorOptions(model, threads=4)
     check(ClusterPrediction(faster, request.files, (), request.out, "csv"))
+    monkeypatch.chdir(tmp_path)
+    check(ClusterPrediction(PredictorOptions(Path("model")), request.files, (), Path("out"), "csv"))
+    with pytest.raises(ConfigError, match="predictions with other options"):  # its windows begin elsewhere
+        check(ClusterPrediction(PredictorOptions(model, batch_size=8), request.files, (), request.out, "csv"))
     other = PredictorOptions(model, criterion="confidence", threshold=0.9)
     with pytest.raises(ConfigError, match="predictions with other options; give a new folder"):
         check(ClusterPrediction(other, request.files, (), request.out, "csv"))

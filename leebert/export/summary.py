@@ -39,7 +39,8 @@ def print_exported(out: Path, exported: Exported) -> None:
     if exported.chosen:
         sentence(in_words(exported.chosen))
     sentence(f"{out}: {len(manifest.segments)} segment(s), {manifest.precision}, {exported.size / 1e6:.1f} MB")
-    next_step(f"leebert predict {shlex.quote(str(out))} FILE")
+    if manifest.kind == "texts":
+        next_step(f"leebert-tune serve {shlex.quote(str(out))}")
 
 
 def _choice(exported: Exported) -> list[str]:

@@ -61,10 +61,10 @@ def replaced_folder(out: Path) -> Iterator[Path]:
         fresh.rename(out)
         fsync_folder(out.parent)
     except OSError as error:
-        if former.exists() and not out.exists():
-            former.rename(out)
         raise StorageError(f"--out {out}: can't be written ({error.strerror or error}); nothing was changed") from None
     finally:
+        if former.exists() and not out.exists():  # after Ctrl-C as well
+            former.rename(out)
         for folder in (fresh, former):
             shutil.rmtree(folder, ignore_errors=True)
 

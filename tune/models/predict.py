@@ -69,7 +69,7 @@ class ClusterPrediction:
     def identity(self) -> dict[str, Any]:
         """Return what must be equal to resume: the model's files, the options and the input files, JSON-ready."""
         options = dataclasses.asdict(self.options) | {"folder": str(self.options.folder)}
-        for key in ("batch_size", "device", "threads"):  # change only speed and memory
+        for key in ("device", "threads"):  # change only speed; the batch size also where windows begin
             del options[key]
         return {
             "model": _digests(self.options.folder),
@@ -111,6 +111,7 @@ def check(request: ClusterPrediction) -> None:
         DataError: A file is missing, or named twice.
         ConfigError: The output folder cannot be written, or holds other things.
     """
+    request = _absolute(request)
     for path in request.files:
         if not path.exists():
             raise DataError(f"{path}: no such file; give a file with the inputs")
@@ -247,7 +248,8 @@ def windows_of(request: ClusterPrediction, file: int) -> Iterator[dict[str, Any]
     Raises:
         DataError: A row is invalid; the message names file and row.
     """
-    predictor = load_predictor(request.options, quiet=True)
+    # Only for its tokenizer: a reading task has no GPU.
+    predictor = load_predictor(dataclasses.replace(request.options, device="cpu"), quiet=True)
     windows = Windows(predictor.inputs(request.files[file], request.columns), predictor.weight, rows=predictor.rows)
     del predictor
     first = 0
