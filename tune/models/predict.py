@@ -111,14 +111,13 @@ def check(request: ClusterPrediction) -> None:
         DataError: A file is missing, or named twice.
         ConfigError: The output folder cannot be written, or holds other things.
     """
-    request = _absolute(request)
     for path in request.files:
         if not path.exists():
             raise DataError(f"{path}: no such file; give a file with the inputs")
     if len({path.resolve() for path in request.files}) < len(request.files):
         raise DataError("a file is named twice; name each once")
     check_writable(request.out, "--out")
-    _resumable(request)
+    _resumable(_absolute(request))  # as the paths are recorded
 
 
 def _resumable(request: ClusterPrediction) -> bool:
