@@ -608,8 +608,8 @@ def calibrate(
         raise ConfigError("--exported: says how --latency is measured; add --latency, or leave it out")
     _check_input(texts)
     check_writable(model, "model")
-    time_exits = _time_exits(exported, device)
     loaded, tokenizer = _load(model)
+    time_exits = _time_exits(exported, device)
     runtime = _runtime(loaded, None, device)
     loaded.to(runtime.device)
     from leebert.calibration import calibrate as choose

@@ -692,4 +692,6 @@ def test_a_reader_that_has_read_enough_ends_predict_without_a_word(trained):
     _, err = process.communicate(lines)
     assert process.returncode in (0, 1)  # click's own answer is 1
     # The model is one that learned nothing, which predict says; nothing is said of the pipe.
-    assert [line for line in err.splitlines() if "the majority class" not in line] == []
+    # On a slow machine, a line names the phase.
+    lines = [line for line in err.splitlines() if "the majority class" not in line]
+    assert set(lines) <= {"loading the model …"}

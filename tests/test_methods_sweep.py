@@ -9,6 +9,7 @@ import pytest
 from encoders import save_backbone, write_task
 
 from leebert.yaml import dump_yaml, load_yaml
+from tune.analysis.labels import algorithm_label
 from tune.store.folder import SweepFolder
 
 pytestmark = pytest.mark.slow
@@ -85,7 +86,7 @@ def test_the_report_and_the_saved_views_hold_them_all(place, cli):
     ran = cli("leebert-tune", "report", "methods", "--out", "report.html")
     assert ran.code == 0, ran.err
     page = (place / "report.html").read_text()
-    assert all(name in page for name in METHODS)
+    assert [name for name in METHODS if algorithm_label(name) not in page] == []
     assert cli("leebert-tune", "views", "methods").code == 0
 
 

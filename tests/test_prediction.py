@@ -200,6 +200,6 @@ def test_an_interrupted_prediction_leaves_no_half_file_and_no_process(model, tmp
         assert len(children) >= 2
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == 130
-        assert process.stderr.read() == ""
+        assert set(process.stderr.read().splitlines()) <= {"loading the model …"}
     assert [path.name for path in tmp_path.iterdir()] == ["texts.txt"]
     assert not psutil.wait_procs(children, 10)[1]

@@ -322,7 +322,7 @@ def test_what_mlflow_holds(swept, mlflow_server):
         assert [(d.dataset.name, d.dataset.digest) for d in run.inputs.dataset_inputs] == [("pairs", digest)]
         assert run.data.tags["mlflow.source.name"] == "leebert-tune sweep"
     pictures = [client.list_artifacts(run.info.run_id, "images") for run in kinds["summary"]]
-    assert sorted(len(files) for files in pictures) == [0, 0, 8], "four pictures, each with its thumbnail"
+    assert sorted(len(files) for files in pictures) == [0, 0, 14], "seven pictures, each with its thumbnail"
     assert {parents[r.info.run_id] for r in kinds["config"] + kinds["summary"]} == {sweep.info.run_id}
     for run in kinds["fold"]:
         tags = run.data.tags

@@ -400,10 +400,10 @@ def _origin(point: dict[str, Any]) -> tuple[str, str]:
 
 
 def _names(choice: Selection) -> dict[str, str]:
-    """Name the candidates by what differs between them, by their ids; those of several sweeps may have equal values."""
-    values = [candidate.configuration.values for candidate in choice.candidates.values()]
-    ids = (candidate.configuration.id for candidate in choice.candidates.values())
-    return dict(zip(ids, short_names(values), strict=True))
+    """Name the candidates by what differs between them, by their keys and by their ids, which several sweeps may share."""
+    names = short_names([candidate.configuration.values for candidate in choice.candidates.values()])
+    by_key = dict(zip(choice.candidates, names, strict=True))
+    return {choice.candidates[key].configuration.id: name for key, name in by_key.items()} | by_key
 
 
 def _print_configurations(choice: Selection, title: str, configurations: list[dict[str, Any]], path: Path) -> None:
