@@ -88,6 +88,8 @@ def draw(files: list[Path]) -> None:
         chosen = runs[(runs.algorithm == CONTROL) | (runs.lr_omega == runs.lr_omega.max())]
         for algorithm in METHODS:
             part = chosen[chosen.algorithm == algorithm]
+            if part.empty:
+                continue
             for axis, column, factor in ((row[0], "score", 100), (row[1], "weight", 1)):
                 by_epoch = part.groupby("epoch")[column].agg(["mean", "min", "max"]) * factor
                 style = {"color": algorithm_colour(algorithm), "label": algorithm_label(algorithm)}
