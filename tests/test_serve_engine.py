@@ -182,8 +182,9 @@ def test_an_error_of_the_model_reaches_the_requests_of_its_batch_and_the_engine_
         model = Model()
         with engine_of(model) as engine:
             model.error = ValueError("broken")
-            with pytest.raises(ValueError, match="broken"):
+            with pytest.raises(Refusal, match="the server failed to run the model") as caught:
                 await engine.submit(rows("a"), None)
+            assert caught.value.status == 500, "it is no fault of the request"
             model.error = None
             assert await engine.submit(rows("b"), None)
             assert await engine.submit([], None) == []

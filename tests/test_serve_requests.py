@@ -64,6 +64,7 @@ def test_parameters_that_choose_exits_are_kept_and_nulls_left_out():
         (b'{"inputs": [], "params": {"treshold": 1}}', 422, "did you mean"),
         (b'{"inputs": [], "params": {"threshold": NaN}}', 422, "should be a finite number"),
         (b'{"inputs": [], "params": {"max_loss": true}}', 422, "should be a finite number"),
+        (b'{"inputs": [], "params": {"threshold": 1' + b"0" * 400 + b"}}", 422, "should be a finite number"),
         (b'{"inputs": [], "params": {"patience": 0}}', 422, "patience: 0 should be a whole number"),
         (b'{"inputs": [], "params": {"truncate": "yes"}}', 422, "true or false"),
         (b'{"inputs": [], "params": {"criterion": 3}}', 422, "the name of an exit criterion"),

@@ -22,18 +22,16 @@ from leebert.exported.manifest import Exits, Manifest
 from tune.serve.control import OperatingPoint, Target
 from tune.serve.front import Front
 from tune.serve.model import operating_points, require_texts
-from tune.serve.replica import Replica, ReplicaOptions, replicas_needed
+from tune.serve.replica import DRAIN_S, Replica, ReplicaOptions, replicas_needed
 from tune.serve.requests import Limits
 
 log = logging.getLogger(__name__)
 
-#: Names of the application and the deployment in Ray Serve.
+#: Prefix of the application's name, and the deployment's name, in Ray Serve.
 APPLICATION, DEPLOYMENT = "leebert", "model"
 
 #: Pending connections of the listening sockets.
 BACKLOG = 4096
-#: Seconds that a shutdown waits for open requests.
-DRAIN_S = 30.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -282,6 +280,7 @@ class _RayThread:
     def __init__(self, options: ServerOptions, replica: ReplicaOptions) -> None:
         self._options, self._replica = options, replica
         self._started = False
+        self._name = f"{APPLICATION}-{secrets.token_hex(4)}"  # a cluster may have several servers
         #: Set when a signal has come: Ray Serve need not start any more.
         self.cancelled = False
 
@@ -295,7 +294,7 @@ class _RayThread:
             return
         serve.start(proxy_location="Disabled", logging_config={"enable_access_log": False, "log_level": "WARNING"})
         try:
-            serve.run(_application(self._options, self._replica), name=APPLICATION, route_prefix=None)
+            serve.run(_application(self._options, self._replica), name=self._name, route_prefix=None)
         except RuntimeError as error:
             raise ServeError(f"Ray Serve could not start the replicas: {error}; its logs are in {_logs()}") from None
 
@@ -310,7 +309,7 @@ class _RayThread:
             if self._options.address is None:
                 serve.shutdown()
             else:
-                serve.delete(APPLICATION)
+                serve.delete(self._name)
         ray.shutdown()
 
 
@@ -344,6 +343,6 @@ def _application(options: ServerOptions, replica: ReplicaOptions) -> Any:
         }  # fmt: skip
     deployment: Any = serve.deployment(
         Replica, name=DEPLOYMENT, ray_actor_options={"num_cpus": options.threads}, health_check_period_s=2.0,
-        health_check_timeout_s=30.0, graceful_shutdown_timeout_s=5.0, **scaling,
+        health_check_timeout_s=30.0, graceful_shutdown_timeout_s=DRAIN_S + 5, **scaling,
     )  # fmt: skip
     return deployment.bind(replica)

@@ -12,6 +12,7 @@ from leebert.errors import ConfigError
 from leebert.exported.manifest import Exits
 from tune.serve.control import Target
 from tune.serve.requests import Limits
+from tune.serve.source import ADDRESSES
 
 #: Packages of the extra `serve`, which are imported when they are needed.
 NEEDED = ("onnxruntime", "tokenizers", "ray", "uvicorn", "uvloop", "httptools")
@@ -71,6 +72,11 @@ class ServeRequest:
             raise ConfigError(f"--p99-ms and {option}: load control chooses the threshold; give one of them")
         if self.max_replicas is not None and self.max_replicas < self.replicas:
             raise ConfigError(f"--max-replicas {self.max_replicas}: should be at least --replicas {self.replicas}")
+        if self.address is not None and str(self.model).startswith(ADDRESSES):
+            raise ConfigError(
+                f"{self.model} with --address: its replicas may be on other machines; download it to a folder that all nodes "
+                "share, and give that folder"
+            )
 
     def exits(self, model: Any) -> Exits | None:
         """The server's exit criterion; None: the model's own.

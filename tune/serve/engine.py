@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import collections
 import dataclasses
+import logging
 import math
 import threading
 import time
@@ -18,6 +19,8 @@ from typing import Any, Protocol
 from tune.serve.control import Controller, OperatingPoint, Reading, Target
 from tune.serve.metrics import Metrics
 from tune.serve.requests import Limits, Refusal
+
+log = logging.getLogger(__name__)
 
 #: Padding of a batch in per cent of its tokens, above which a longer or shorter row waits for the next batch.
 MOST_PADDING = 20
@@ -209,8 +212,9 @@ class Engine:
                 predictions: Sequence[dict[str, Any]] | Exception = self.runner.run(
                     [job.rows[place] for job, place in batch], exits
                 )
-            except Exception as error:  # the requests of the batch get it as their answer
-                predictions = error
+            except Exception as error:  # no fault of the requests, which were checked before
+                log.error("a batch of %d failed", len(batch), exc_info=error)
+                predictions = Refusal(500, "the server failed to run the model; its log has the details")
             self._record(batch, predictions, exits, started, point)
 
     def _take(self) -> tuple[list[_Waiting], Any, OperatingPoint | None] | None:

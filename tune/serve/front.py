@@ -13,7 +13,7 @@ from typing import Any
 
 from tune.serve.metrics import Metrics, page
 from tune.serve.requests import Limits, Refusal, check_content_type, error_body
-from tune.serve.wire import ANSWER, CANCEL, DRAIN, HELLO, REQUEST, SNAPSHOT, STATUS, Frames
+from tune.serve.wire import ANSWER, CANCEL, DRAIN, HELLO, LONGEST, LONGEST_GREETING, REQUEST, SNAPSHOT, STATUS, Frames
 
 log = logging.getLogger(__name__)
 
@@ -25,9 +25,12 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 MOST_BYTES = 256 << 20
 #: Seconds in which a client must send its body.
 BODY_S = 30.0
+#: Seconds in which a replica must present its token.
+GREETING_S = 10.0
 #: Ended replicas whose counters remain on the page of metrics.
 REMEMBERED = 20
 
+_FULL = "too many requests are being received: send the request again later"
 _GONE = "the replica that held this request ended before it answered: send the request again"
 
 
@@ -62,7 +65,14 @@ class Front:
 
     def accept(self) -> Frames:
         """Make the protocol of a connection from a replica."""
-        return Frames(self._on_frame, self._on_lost)
+        frames = Frames(self._on_frame, self._on_lost)
+        frames.longest = LONGEST_GREETING
+        asyncio.get_running_loop().call_later(GREETING_S, self._close_stranger, frames)
+        return frames
+
+    def _close_stranger(self, frames: Frames) -> None:
+        if frames not in self.replicas:
+            frames.close()
 
     @property
     def ready(self) -> bool:
@@ -87,9 +97,11 @@ class Front:
             hello = json.loads(payload) if kind == HELLO else None
         except ValueError:
             hello = None
-        if not (isinstance(hello, dict) and hmac.compare_digest(str(hello.get("token")), self._token)):
+        token = str(hello.get("token")).encode(errors="replace") if isinstance(hello, dict) else b""
+        if not (isinstance(hello, dict) and hmac.compare_digest(token, self._token.encode())):
             frames.close()
             return
+        frames.longest = LONGEST
         self.replicas[frames] = Replica(frames, str(hello.get("replica")), hello)
         log.info("replica %s is ready (%d connected)", hello.get("replica"), len(self.replicas))
 
@@ -151,7 +163,7 @@ class Front:
             raise Refusal(413, f"a body of {int(length)} bytes: the server takes {limit}; send several requests")
         check_content_type(headers.get(b"content-type", b"").decode("latin-1"))
         if self._bytes + (int(length) if length.isdigit() else 0) > MOST_BYTES:
-            raise Refusal(429, "too many requests are being received: send the request again later", retry_after=1)
+            raise Refusal(429, _FULL, retry_after=1)
         message = await receive()  # nearly always the whole body
         if message["type"] == "http.request" and not message.get("more_body"):
             body: bytes = message.get("body", b"")
@@ -172,8 +184,10 @@ class Front:
                     parts.append(part := message.get("body", b""))
                     size += len(part)
                     self._bytes += len(part)
-                    if size > limit or self._bytes > MOST_BYTES:
+                    if size > limit:
                         raise Refusal(413, f"a body of more than {limit} bytes: send several requests")
+                    if self._bytes > MOST_BYTES:
+                        raise Refusal(429, _FULL, retry_after=1)
                     if not message.get("more_body"):
                         return b"".join(parts)
                     message = await receive()

@@ -6,11 +6,17 @@ import asyncio
 import dataclasses
 import os
 import threading
+import time
 from typing import Any
 
 from leebert.exported.manifest import Exits
 from tune.serve.control import Target
 from tune.serve.requests import Limits
+
+#: Seconds that a shutdown waits for open requests.
+DRAIN_S = 30.0
+#: Seconds in which frames on their way arrive.
+ON_THEIR_WAY_S = 0.2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,11 +64,21 @@ class Replica:
         points = operating_points(model.manifest, model.own, target.max_loss if target else None)
         self._engine = Engine(model, points, target, options.limits, metrics)
         hello = {"token": options.token, "replica": f"{os.uname().nodename}-{os.getpid()}", "pid": os.getpid()}
-        worker = Worker(model, self._engine, options.limits, metrics, hello)
+        self._worker = Worker(model, self._engine, options.limits, metrics, hello)
         self._thread = threading.Thread(
-            target=_run, args=(worker.run, options.host, options.port), name="front", daemon=True
+            target=_run, args=(self._worker.run, options.host, options.port), name="front", daemon=True
         )
         self._thread.start()
+
+    def __del__(self) -> None:
+        """Answer open requests before Ray Serve ends the replica, which sees none of them: they bypass its proxy."""
+        if (worker := getattr(self, "_worker", None)) is None:
+            return
+        worker.drain()
+        time.sleep(ON_THEIR_WAY_S)
+        self._engine.close()
+        self._engine.join(DRAIN_S)
+        time.sleep(ON_THEIR_WAY_S)
 
     def check_health(self) -> None:
         """Fail, so that Ray Serve replaces the replica, if one of its threads has ended."""

@@ -18,6 +18,8 @@ HEADER = struct.Struct("!IBI")
 STATUS = struct.Struct("!HH")
 #: Longest payload that is read: the answer to a request of very many rows.
 LONGEST = 256 << 20
+#: Longest payload from a peer that has not greeted with the token.
+LONGEST_GREETING = 4096
 
 #: Kinds of frames: a replica's greeting, a request, its answer, its client has gone, metrics, no more requests.
 HELLO, REQUEST, ANSWER, CANCEL, SNAPSHOT, DRAIN = range(1, 7)
@@ -34,6 +36,7 @@ class Frames(asyncio.Protocol):
     def __init__(self, on_frame: Callable[[Frames, int, int, bytes], None], on_lost: Callable[[Frames], None]) -> None:
         self._on_frame, self._on_lost = on_frame, on_lost
         self._buffer = bytearray()
+        self.longest = LONGEST  #: longest payload that is read
         self._transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -64,7 +67,7 @@ class Frames(asyncio.Protocol):
         start = 0
         while len(self._buffer) - start >= HEADER.size:
             length, kind, number = HEADER.unpack_from(self._buffer, start)
-            if length > LONGEST:
+            if length > self.longest:
                 self.close()
                 return
             end = start + HEADER.size + length

@@ -13,7 +13,7 @@ from leebert.errors import LeebertError
 from tune.serve.engine import PERIOD, Engine, Row, Runner
 from tune.serve.metrics import Metrics
 from tune.serve.requests import Limits, Refusal, Request, error_body, read_request
-from tune.serve.wire import ANSWER, CANCEL, HELLO, REQUEST, SNAPSHOT, STATUS, Frames
+from tune.serve.wire import ANSWER, CANCEL, DRAIN, HELLO, REQUEST, SNAPSHOT, STATUS, Frames
 
 log = logging.getLogger(__name__)
 
@@ -59,10 +59,17 @@ class Worker:
         self.model, self.engine, self.limits, self.metrics, self.hello = model, engine, limits, metrics, hello
         self._open: dict[int, asyncio.Future[Any]] = {}
         self._lost = asyncio.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._frames: Frames | None = None
+
+    def drain(self) -> None:
+        """Tell the front to send no more requests; from any thread."""
+        if self._loop is not None and self._frames is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._frames.send, DRAIN, 0)
 
     async def run(self, host: str, port: int) -> None:
         """Connect to the front, and again whenever the connection breaks; until cancelled."""
-        loop = asyncio.get_running_loop()
+        loop = self._loop = asyncio.get_running_loop()
         ticking = asyncio.ensure_future(self._tick())
         try:
             while True:
@@ -72,6 +79,7 @@ class Worker:
                 except OSError:
                     await asyncio.sleep(RETRY_S)
                     continue
+                self._frames = frames
                 frames.send(HELLO, 0, json.dumps(self.hello).encode())
                 reporting = asyncio.ensure_future(self._report(frames))
                 await self._lost.wait()
