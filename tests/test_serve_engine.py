@@ -127,6 +127,20 @@ def test_a_request_of_many_rows_does_not_hold_up_others():
     assert sorted(place for job, place in queue if job is many) == list(range(31, 100))
 
 
+def test_a_request_of_many_rows_does_not_make_the_server_refuse_others():
+    async def run():
+        model = Model()
+        with engine_of(model, Target(20, 1), waiting=500, wait_ms=100) as engine:
+            model.go.clear()
+            held = [engine.submit(rows("a"), None)]
+            await until(lambda: not engine._queue)
+            held += [engine.submit(rows(*"b" * 400), None), engine.submit(rows("c"), None)]
+            model.go.set()
+            await asyncio.gather(*held)
+
+    asyncio.run(run())
+
+
 def test_a_full_queue_refuses_with_the_seconds_to_wait():
     async def run():
         model = Model()

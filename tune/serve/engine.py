@@ -136,8 +136,9 @@ class Engine:
             raise Refusal(503, "the server is shutting down: send the request to another one", retry_after=1)
         waiting = len(self._queue)
         fastest = self.controller.points[-1].milliseconds * self.controller.pace
-        oldest = 1000 * (self._clock() - self._queue[0][0].arrived) if waiting else 0.0
-        expected = max(waiting * fastest, oldest)
+        expected = waiting * fastest
+        if waiting and max(expected, 1000 * (self._clock() - self._queue[0][0].arrived)) > self.limits.wait_ms:
+            expected = self._expected(fastest)
         if waiting + rows > self.limits.waiting or (waiting and expected > self.limits.wait_ms):
             seconds = max(1, math.ceil(expected / 1000))
             raise Refusal(
@@ -145,6 +146,14 @@ class Engine:
                 f"too many requests: {waiting} waiting texts, a wait of {expected:.0f} ms; send the request again later",
                 retry_after=seconds,
             )
+
+    def _expected(self, fastest: float) -> float:
+        """Milliseconds until a newcomer's batch: it waits for at most one batch of each request (:func:`form_batch`)."""
+        most = self._most(self.controller.points[-1])
+        rows = collections.Counter(id(job) for job, _ in self._queue)
+        ages = [job.arrived for job, _ in self._queue if len(job.rows) <= most]
+        oldest = 1000 * (self._clock() - min(ages)) if ages else 0.0
+        return max(sum(min(count, most) for count in rows.values()) * fastest, oldest)
 
     def _drop(self, job: _Job) -> None:
         """Remove the waiting rows of a request that has failed, or whose client has gone."""
