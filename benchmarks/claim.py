@@ -1,7 +1,7 @@
 """Learned against uniform loss weights over five tasks, in pieces: every call goes on where the last one stopped.
 
 python benchmarks/claim.py run --storage sweeps --hours 2     # again and again; the seeds grow from 1 to 3
-python benchmarks/claim.py table --storage sweeps             # docs/results/claim.md, from docs/results/claim/differences.json
+python benchmarks/claim.py table --storage sweeps             # docs/results/claim/differences.json
 
 The tasks: MRPC; SST-2 (6,000 samples); the part of MNLI that is there (3,000); SST-2 with 20 % wrong labels; and an
 unbalanced one, SST-2 with a tenth of positive samples, scored by macro F1. One seed of all tasks takes about nine hours of one core.
@@ -102,7 +102,7 @@ def run(storage: Path, hours: float, options: list[str]) -> None:
 
 
 def table(storage: Path) -> None:
-    """Keep what `compare` says about all sweeps together, and write the page's table from it."""
+    """Keep what `compare` says about all sweeps together."""
     names = [name for name in TASKS if (storage / name).is_dir()]
     kept = {}
     for a, b in PAIRS:

@@ -149,6 +149,8 @@ class Result:
             "device",
             "threads",
             "model",
+            "exported",
+            "students",
             "memory_of",
             "of",
             "profile",
