@@ -24,6 +24,7 @@ from ruamel.yaml import YAML
 SPACE = Path(__file__).with_name("claim.yaml")
 PAGE = Path(__file__).parent.parent / "docs" / "results" / "claim.md"
 KEPT = PAGE.parent / "claim" / "differences.json"
+PROGRAM = str(Path(sys.executable).with_name("leebert-tune"))
 METHODS = ("slo", "blo", "clo-v1", "clo-v2", "hyper-v2")
 PAIRS = (*((method, "uniform-d1") for method in METHODS), ("clo-v2", "blo"))
 #: Sweep → its overrides of the space. SST-2's samples are short, so that it affords more of them.
@@ -62,13 +63,12 @@ def unbalanced(folder: Path) -> Path:
 
 def command(name: str, storage: Path, seeds: int) -> list[str]:
     """The command that starts a task's sweep, or resumes it with so many seeds."""
-    program = [str(Path(sys.executable).with_name("leebert-tune"))]
     if (storage / name).is_dir():
-        return [*program, "resume", name, "--storage", str(storage), "--set", f"seeds={seeds}"]
+        return [PROGRAM, "resume", name, "--storage", str(storage), "--set", f"seeds={seeds}"]
     space = unbalanced(storage / "unbalanced") if name == "claim-unbalanced" else SPACE
     overrides = [part for value in (*TASKS[name], f"seeds={seeds}") for part in ("--set", value)]
     return [
-        *program,
+        PROGRAM,
         "sweep",
         str(space),
         "--data-dir",
@@ -94,9 +94,7 @@ def run(storage: Path, hours: float, options: list[str]) -> None:
             try:
                 process.wait(timeout=left)
             except subprocess.TimeoutExpired:
-                subprocess.run(
-                    [str(Path(sys.executable).with_name("leebert-tune")), "stop", name, "--storage", str(storage)]
-                )
+                subprocess.run([PROGRAM, "stop", name, "--storage", str(storage)])
                 process.wait()
                 return
 
@@ -107,7 +105,7 @@ def table(storage: Path) -> None:
     kept = {}
     for a, b in PAIRS:
         done = subprocess.run(
-            [str(Path(sys.executable).with_name("leebert-tune")), "compare", *names, "--a", a, "--b", b, "--json", "--storage", str(storage)],
+            [PROGRAM, "compare", *names, "--a", a, "--b", b, "--json", "--storage", str(storage)],
             capture_output=True, text=True,
         )  # fmt: skip
         if done.returncode:

@@ -6,7 +6,6 @@ python docs/results/learned_weights.py draw
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +16,7 @@ import pandas as pd
 
 mpl.use("Agg")
 import matplotlib.pyplot as plt
+from marked import filled
 
 from tune.analysis.labels import algorithm_colour, algorithm_label
 from tune.analysis.stats import corrected_t
@@ -143,13 +143,7 @@ def fill() -> None:
         draw_free(unbound)
     page = PAGE.read_text()
     for file in files:
-        text = "\n".join(table(pd.read_parquet(file)))
-        page = re.sub(
-            rf"(<!-- table {re.escape(file.stem)} -->\n).*?(<!-- end -->)",
-            lambda found, text=text: f"{found[1]}{text}\n{found[2]}",
-            page,
-            flags=re.DOTALL,
-        )
+        page = filled(page, file.stem, "\n".join(table(pd.read_parquet(file))))
     PAGE.write_text(page)
     draw(files)
 

@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from marked import filled
+
 from tune.running.recording import Recording
 from tune.running.simulate import simulate
 
@@ -62,13 +64,7 @@ def main() -> None:
     page = PAGE.read_text()
     for name in re.findall(r"<!-- table (\w+) -->", page):
         if (COPIES / name).is_dir():
-            text = "\n".join(table(Recording.find(str(COPIES / name))))
-            page = re.sub(
-                rf"(<!-- table {name} -->\n).*?(<!-- end -->)",
-                lambda found, text=text: f"{found[1]}{text}\n{found[2]}",  # type: ignore[misc]
-                page,
-                flags=re.S,
-            )
+            page = filled(page, name, "\n".join(table(Recording.find(str(COPIES / name)))))
     PAGE.write_text(page)
 
 

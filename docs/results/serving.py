@@ -6,9 +6,10 @@ python docs/results/serving.py
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 from typing import Any
+
+from marked import filled
 
 HERE = Path(__file__).parent
 PAGE, KEPT = HERE / "serving.md", HERE / "serving"
@@ -43,13 +44,7 @@ def main() -> None:
     page = PAGE.read_text()
     for file in sorted(KEPT.glob("*.jsonl")):
         kept = json.loads(file.read_text().splitlines()[-1])
-        text = f"{table(kept['figures'])}\n\n{aims(kept['targets'])}"
-        page = re.sub(
-            rf"(<!-- {re.escape(file.stem)} -->\n).*?(<!-- end -->)",
-            lambda found, text=text: f"{found[1]}{text}\n{found[2]}",
-            page,
-            flags=re.DOTALL,
-        )
+        page = filled(page, file.stem, f"{table(kept['figures'])}\n\n{aims(kept['targets'])}")
     PAGE.write_text(page)
 
 

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import json
-import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,8 +21,9 @@ from leebert.methods import METHODS
 from tune.analysis.labels import algorithm_colour, algorithm_label
 
 HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE.parents[1] / "benchmarks"))
+sys.path[:0] = [str(HERE.parents[1] / "benchmarks"), str(HERE)]
 import weights as benchmark  # noqa: E402  (the benchmark, not this file)
+from marked import filled  # noqa: E402
 
 PAGE, RUNS, PICTURE = HERE / "weights.md", HERE / "weights" / "runs.parquet", HERE / "weights" / "marked.png"
 BIAS = HERE / "weights" / "hypergradient.json"  # by benchmarks/hypergradient.py
@@ -205,13 +205,7 @@ def rendered(page: str, rows: benchmark.Rows) -> str:
         "bias": bias(),
     }
     for name, lines in tables.items():
-        text = "\n".join(lines)
-        page = re.sub(
-            rf"(<!-- table {name} -->\n).*?(<!-- end -->)",
-            lambda found, text=text: f"{found[1]}{text}\n{found[2]}",  # type: ignore[misc]
-            page,
-            flags=re.S,
-        )
+        page = filled(page, name, "\n".join(lines))
     return page
 
 
