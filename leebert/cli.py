@@ -432,7 +432,8 @@ def predict(
     if glue and processes > 1:
         raise ConfigError(f"--processes {processes}: --glue predicts in one process; leave out --processes")
     from leebert.prediction_files import format_of
-    from leebert.predictor import PredictorOptions, threads_each
+    from leebert.predictor import threads_each
+    from leebert.predictor_options import PredictorOptions
 
     form = format_of(out, form)
     if glue:

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import torch
 
 from leebert.deprecated import renamed_arguments
+from leebert.exits.arrays import select
 from leebert.exits.criterion import ExitCriterion
 from leebert.runtime import Runtime
 
@@ -94,15 +95,7 @@ def infer(model: Layered, batch: Mapping[str, torch.Tensor], criterion: ExitCrit
                 if exited.all():
                     return Answer(outputs, layers)
                 remaining = ~exited
-                positions, running, state = positions[remaining], _select(running, remaining), _select(state, remaining)
+                positions, running, state = positions[remaining], select(running, remaining), select(state, remaining)
             running, logits = model.advance(running, index + 1)
         outputs[positions] = logits
     return Answer(outputs, layers)
-
-
-def _select(state: Any, remaining: torch.Tensor) -> Any:
-    if state is None:
-        return None
-    if isinstance(state, tuple):
-        return tuple(_select(part, remaining) for part in state)
-    return state[remaining]

@@ -5,11 +5,10 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
 import numpy as np
-import torch
 
 from leebert.config import ExitConfig
 from leebert.evaluate import RecordedLogits
@@ -17,7 +16,7 @@ from leebert.exits import FULL_MODEL
 from leebert.exits.criterion import ExitCriterion
 from leebert.exits.replay import make_criterion
 from leebert.inference import infer
-from leebert.milliseconds import ExitMilliseconds
+from leebert.milliseconds import ExitMilliseconds, samples_in_words
 from leebert.record import Batch, SampleSet
 from leebert.runtime import Runtime
 from leebert.tradeoff import replay_point
@@ -35,6 +34,7 @@ TIMED = 20
 _UNDISTURBED, _STEADY = 0.95, 0.02
 
 Key = TypeVar("Key", bound=Hashable)
+Read = TypeVar("Read")
 
 
 def time_criteria(
@@ -88,18 +88,24 @@ def time_criteria(
     ]
 
 
-class _Stopwatch:
-    """A criterion that records the time of each exit's decision by another criterion, and lets no sample exit."""
+class Stopwatch(Generic[Read]):
+    """A criterion that records the time of each exit's decision by another criterion, and lets no sample exit.
 
-    def __init__(self, criterion: ExitCriterion) -> None:
-        self.criterion = criterion
-        self.times = [_clocks()]
+    Args:
+        criterion: The other criterion, of tensors or arrays.
+        clock: Read at the start and after each decision.
+    """
 
-    def step(self, logits: torch.Tensor, state: Any) -> tuple[torch.Tensor, Any]:
+    def __init__(self, criterion: ExitCriterion, clock: Callable[[], Read]) -> None:
+        self.criterion, self.clock = criterion, clock
+        self.times = [clock()]
+
+    def step(self, logits: Any, state: Any) -> tuple[Any, Any]:
+        """Let the other criterion decide; no sample exits."""
         exited, state = self.criterion.step(logits, state)
         bool(exited.any())  # waits for a GPU
-        self.times.append(_clocks())
-        return torch.zeros_like(exited), state
+        self.times.append(self.clock())
+        return exited & False, state
 
 
 def _clocks() -> tuple[float, float]:
@@ -143,7 +149,7 @@ def time_exits(
     for round_ in range(most + 1):
         for key, (model, criterion) in models.items():
             for sample, batch in enumerate(batches):
-                watch = _Stopwatch(criterion)
+                watch = Stopwatch(criterion, _clocks)
                 infer(model, batch, watch, runtime).layers.cpu()
                 elapsed = np.diff([*watch.times, _clocks()], axis=0)  # (M, 2)
                 if round_:  # the first round warms up
@@ -181,17 +187,9 @@ def exit_milliseconds(
     times = time_exits({"": (model, criterion)}, [rows.collate([i]) for i in index], runtime, most=2 * LEAST_ROUNDS)
     exits = 1000 * times.seconds[""]
     layers = tuple(getattr(model, "exit_layers", range(1, model.num_exits + 1)))
-    mean = float(np.mean(np.asarray(rows.lengths)[index]))
-    length = "" if mean == 1 else f" of {mean:.0f} tokens on average"
-    described = f"PyTorch, {machine(runtime)}, {len(index)} samples{length}"
+    described = f"PyTorch, {machine(runtime)}, {samples_in_words(np.asarray(rows.lengths)[index])}"
     disturbed = times.share < _UNDISTURBED or times.apart > 5 * _STEADY
     return ExitMilliseconds(tuple(exits.tolist()), layers, described, disturbed)
-
-
-def processor() -> str:
-    """Name this machine's processor."""
-    facts = Runtime.of("fp32", "cpu").describe()
-    return str(facts.get("processor", facts["machine"]))
 
 
 def machine(runtime: Runtime) -> str:

@@ -40,6 +40,30 @@ def parse_milliseconds(text: str, option: str) -> float:
     return milliseconds
 
 
+def mean_time(counts: Any, exits: Any) -> Any:
+    """Compute the mean time of samples by the exits that they take.
+
+    Args:
+        counts: (..., M) number of samples that exit at each exit.
+        exits: (M,) time up to each exit.
+
+    Returns:
+        (...) times in the unit of `exits`.
+    """
+    numbers = np.asarray(counts, float)
+    return numbers @ np.asarray(exits) / numbers.sum(axis=-1)
+
+
+def samples_in_words(lengths: np.ndarray) -> str:
+    """Describe timed samples: `48 samples of 53 tokens on average`.
+
+    Args:
+        lengths: (N,) tokens of each; 1 for images.
+    """
+    mean = float(np.mean(lengths))
+    return f"{len(lengths)} samples" + ("" if mean == 1 else f" of {mean:.0f} tokens on average")
+
+
 @dataclasses.dataclass(frozen=True)
 class ExitMilliseconds:
     """The wall-clock time of one sample at batch size 1, on one machine.
@@ -65,8 +89,7 @@ class ExitMilliseconds:
         Returns:
             (...) milliseconds.
         """
-        numbers = np.asarray(counts, float)
-        return numbers @ np.asarray(self.exits) / numbers.sum(axis=-1)
+        return mean_time(counts, self.exits)
 
     def at_layers(self, layers: Any) -> Any:
         """Estimate the mean time at mean exit layers, by interpolation between exits.
@@ -94,7 +117,7 @@ class ExitMilliseconds:
 
     def reaches(self, curve: Tradeoff, latency: float) -> bool:
         """Whether a curve has a point of at most `latency` milliseconds."""
-        return bool(self.of_curve(curve).min() <= latency * (1 + 1e-9))
+        return bool(_within(self.of_curve(curve), latency).any())
 
     def score_at(self, curve: Tradeoff, latency: float) -> float:
         """Interpolate the best score within a mean time.
@@ -110,11 +133,8 @@ class ExitMilliseconds:
             ConfigError: No point is fast enough.
         """
         times = self.of_curve(curve)
-        if not self.reaches(curve, latency):
-            raise ConfigError(
-                f"latency {latency:g} ms: exit criterion {curve.criterion} takes from {times.min():.3g} to {times[-1]:.3g} ms "
-                f"per sample ({self.measured}); choose a time in this range"
-            )
+        if not _within(times, latency).any():
+            raise self._too_slow(times, curve.criterion, latency)
         order = np.argsort(times, kind="stable")
         return float(np.interp(latency, times[order], curve.scores[order]))
 
@@ -132,13 +152,16 @@ class ExitMilliseconds:
             ConfigError: No point is fast enough.
         """
         times = self.of_curve(curve)
-        within = np.flatnonzero(times <= latency * (1 + 1e-9))
-        if not len(within):
-            raise ConfigError(
-                f"latency {latency:g} ms: exit criterion {curve.name} takes from {times.min():.3g} to {times[-1]:.3g} ms per "
-                f"sample ({self.measured}); choose a time in this range"
-            )
+        within = _within(times, latency)
+        if not within.any():
+            raise self._too_slow(times, curve.name, latency)
         return curve.depth / float(curve.layers[within].max())
+
+    def _too_slow(self, times: np.ndarray, criterion: str, latency: float) -> ConfigError:
+        return ConfigError(
+            f"latency {latency:g} ms: exit criterion {criterion} takes from {times.min():.3g} to {times[-1]:.3g} ms per sample "
+            f"({self.measured}); choose a time in this range"
+        )
 
     def as_dict(self) -> dict[str, Any]:
         """Return JSON-ready values."""
@@ -155,3 +178,9 @@ class ExitMilliseconds:
         return cls(
             tuple(plain["exits"]), tuple(plain["layers"]), str(plain["measured"]), bool(plain.get("disturbed", False))
         )
+
+
+def _within(times: np.ndarray, latency: float) -> np.ndarray:
+    """Which of some times are at most `latency`, but for rounding."""
+    within: np.ndarray = times <= latency * (1 + 1e-9)
+    return within

@@ -12,8 +12,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-
 #: Environment variables that select kernels of PyTorch, oneDNN, MKL and CUDA. Numbers of threads are recorded separately.
 STEERING = (
     "ATEN_CPU_CAPABILITY",
@@ -43,6 +41,8 @@ def kernels(environment: Mapping[str, str] = os.environ) -> dict[str, Any]:
         JSON-ready values; unknown ones are omitted. `omp_threads` and `mkl_threads` are the numbers that the libraries use
         now, regardless of the environment.
     """
+    import torch
+
     settings: dict[str, Any] = {f"{library}_threads": int(n) for library, n in _COUNTS.findall(_parallel_info())}
     if name := processor():
         settings["processor"] = name
@@ -55,13 +55,29 @@ def kernels(environment: Mapping[str, str] = os.environ) -> dict[str, Any]:
 
 def processor() -> str:
     """Return the processor's name, else its architecture; empty if both are unknown."""
+    return _cpuinfo("model name") or platform.processor() or platform.machine()
+
+
+def processor_flags() -> frozenset[str]:
+    """Return the CPU's feature flags; empty if the system does not list them."""
+    return frozenset(_cpuinfo("flags", "features").split())
+
+
+def cores() -> int:
+    """Count the processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _cpuinfo(*keys: str) -> str:
+    """The first value of one of these keys in Linux's /proc/cpuinfo; empty without one."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
-        lines = []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
+        return ""
+    return next((line.split(":", 1)[1].strip() for line in lines if line.lower().startswith(keys)), "")
 
 
 def _parallel_info() -> str:
+    import torch
+
     return torch.__config__.parallel_info()

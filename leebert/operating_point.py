@@ -32,6 +32,24 @@ def points(loss: float) -> str:
     return f"{100 * loss:.3g} point{'' if math.isclose(100 * loss, 1) else 's'}"
 
 
+def check_max_loss(points: float, name: str = "max_loss") -> float:
+    """Refuse a largest drop in score that is none.
+
+    Args:
+        points: The drop, in points.
+        name: The option or parameter, for messages.
+
+    Returns:
+        The drop as a fraction.
+
+    Raises:
+        ConfigError: It is not between 0 and 100 points.
+    """
+    if not 0 <= points <= 100:
+        raise ConfigError(f"{name} {points:g}: should be points of score between 0 and 100, such as 0.5")
+    return points / 100
+
+
 @dataclasses.dataclass(frozen=True)
 class Aim:
     """The aim of the choice of a threshold.
@@ -64,11 +82,10 @@ class Aim:
         """
         if max_loss is None and speed_up is None and milliseconds is None:
             return cls()
-        if max_loss is not None and not 0 <= max_loss <= 100:
-            raise ConfigError(f"--max-loss {max_loss:g}: should be points of score between 0 and 100, such as 0.5")
+        fraction = None if max_loss is None else check_max_loss(max_loss, "--max-loss")
         if speed_up is not None and not 1 <= speed_up < math.inf:
             raise ConfigError(f"--speed-up {speed_up:g}: should be a layer speed-up of at least 1, such as 2")
-        return cls(None if max_loss is None else max_loss / 100, speed_up, milliseconds)
+        return cls(fraction, speed_up, milliseconds)
 
     def __str__(self) -> str:
         stated = []

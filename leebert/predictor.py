@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import multiprocessing
 import os
 import signal
@@ -13,41 +12,17 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from pathlib import Path
 from typing import Any, Protocol
 
 from leebert.errors import ConfigError, DataError
 from leebert.exported.manifest import is_exported
 from leebert.exported.predictor import ExportedPredictor
+from leebert.numerics import cores
+from leebert.predictor_options import PredictorOptions
 from leebert.windows import Windows
 
 #: Windows that wait for each process, so that none is idle while the main process reads.
 _AHEAD = 2
-
-
-@dataclasses.dataclass(frozen=True)
-class PredictorOptions:
-    """How to predict with the model of a folder.
-
-    Attributes:
-        folder: The saved model.
-        criterion: The exit criterion; None: the model's own.
-        threshold: Its threshold; None: the model's own, or the criterion's default.
-        patience: Its second parameter; None: as for the threshold.
-        batch_size: Samples per forward pass.
-        device: auto, cpu, cuda or cuda:N.
-        precision: fp32, bf16 or auto; None: the precision of its training.
-        threads: CPU threads per process; None: all that the library uses by default.
-    """
-
-    folder: Path
-    criterion: str | None = None
-    threshold: float | None = None
-    patience: int | None = None
-    batch_size: int = 64
-    device: str = "auto"
-    precision: Any = None
-    threads: int | None = None
 
 
 class Predictor(Protocol):
@@ -166,20 +141,12 @@ def load_predictor(options: PredictorOptions, *, quiet: bool = False) -> Predict
         LeebertError: The folder is damaged, or the options do not fit the model.
     """
     if is_exported(options.folder):
-        return ExportedPredictor(
-            options.folder, criterion=options.criterion, threshold=options.threshold, patience=options.patience,
-            batch_size=options.batch_size, threads=options.threads, device=options.device, precision=options.precision,
-        )  # fmt: skip
+        return ExportedPredictor(options)
     if not (options.folder / "config.json").is_file():
         raise ConfigError(
             f"{options.folder}: no config.json; give the folder of a model that `leebert train` or `leebert export` has written"
         )
     return SavedPredictor(options, quiet=quiet)
-
-
-def cores() -> int:
-    """Count the processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def threads_each(threads: int | None, processes: int) -> int | None:

@@ -7,14 +7,13 @@ import dataclasses
 import hashlib
 import platform
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import torch
 
 from leebert.config import Precision
 from leebert.errors import DeviceError
-from leebert.numerics import kernels
+from leebert.numerics import kernels, processor_flags
 
 
 def has_bf16(device: torch.device) -> bool:
@@ -27,12 +26,7 @@ def has_bf16(device: torch.device) -> bool:
 def cpu_flags() -> frozenset[str]:
     """The CPU's feature flags that change floating-point results; empty if the system does not list them."""
     relevant = {"avx2", "fma", "avx512f", "avx512_bf16", "amx_bf16", "amx_tile", "avx512_vnni", "bf16", "asimd"}
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return frozenset()
-    flags = next((line.split(":", 1)[1] for line in lines if line.lower().startswith(("flags", "features"))), "")
-    return frozenset(flags.split()) & relevant
+    return processor_flags() & relevant
 
 
 @dataclasses.dataclass(frozen=True)

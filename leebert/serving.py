@@ -15,13 +15,13 @@ from leebert.config import ExitConfig, Precision, parse
 from leebert.data.readers import Columns
 from leebert.data.texts import bad_text, is_text
 from leebert.errors import ConfigError, DataError, nearest
-from leebert.exits import CRITERIA, FULL_MODEL
+from leebert.exits import FULL_MODEL
 from leebert.exits.checks import check_criterion, check_threshold, choosable
 from leebert.exits.replay import make_criterion
-from leebert.operating_point import in_words, saved_tradeoffs, within_loss
+from leebert.operating_point import check_max_loss, in_words, saved_tradeoffs, within_loss
 from leebert.predict import CHUNK, encode, majority_warning, predict_encoded
 from leebert.runtime import Runtime
-from leebert.thresholds import attainable, check_speed_up, look_up, read_curves
+from leebert.thresholds import of_request, read_curves
 
 log = logging.getLogger(__name__)
 
@@ -142,12 +142,9 @@ class Served:
         m = self.model.num_exits
         check_criterion(name, patience, m)
         counted = choosable(name).counted(patience, m)
-        layers, depth = self.model.exit_layers, self.model.depth
-        chosen = look_up(self.curves, name, check_speed_up(speed_up, layers, depth), counted)
-        if speed_up == attainable(layers, depth)[0]:
-            return ExitConfig(criterion=FULL_MODEL)  # at confidence 1, probabilities that float32 rounds to 1 exit
-        if not chosen.near and not CRITERIA[name].whole:
-            raise ConfigError(f"speed_up: {chosen.shortfall}; set speed_up to that, or give a threshold")
+        chosen = of_request(self.curves, name, speed_up, counted, self.model.exit_layers, self.model.depth)
+        if chosen is None:
+            return ExitConfig(criterion=FULL_MODEL)
         if chosen.near:
             log.info(
                 "speed_up %g: exit criterion %s, threshold %.6g, expected layer speed-up %.2f",
@@ -158,12 +155,11 @@ class Served:
         return chosen.exits
 
     def _of_max_loss(self, name: str, max_loss: float, patience: int | None) -> ExitConfig:
-        if not 0 <= max_loss <= 100:
-            raise ConfigError(f"max_loss {max_loss:g}: should be points of score between 0 and 100, such as 0.5")
+        fraction = check_max_loss(max_loss)
         check_criterion(name, patience, self.model.num_exits)
         counted = choosable(name).counted(patience, self.model.num_exits)
         curves = saved_tradeoffs(self.validated, self.model.exit_layers, self.model.depth)
-        chosen = within_loss(curves, name, counted, max_loss / 100)
+        chosen = within_loss(curves, name, counted, fraction)
         log.info("max_loss %g: %s", max_loss, in_words(chosen))
         return chosen.exits
 

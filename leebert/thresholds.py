@@ -286,6 +286,38 @@ def look_up(curves: dict[str, list[list[float]]], criterion: str, target: float,
     return Chosen(row.name, threshold, target, reached, patience)
 
 
+def of_request(
+    curves: dict[str, list[list[float]]],
+    criterion: str,
+    speed_up: float,
+    patience: int | None,
+    layers: Sequence[int],
+    depth: int,
+) -> Chosen | None:
+    """Choose a threshold for the layer speed-up that a request asks for.
+
+    Args:
+        curves: The model's curves (:func:`read_curves`).
+        criterion: The exit criterion.
+        speed_up: The layer speed-up.
+        patience: The criterion's second parameter, not None for criteria that have one.
+        layers: (M,) layers below each exit.
+        depth: Layers of the unreduced network.
+
+    Returns:
+        The threshold; None: the full model, since at confidence 1 probabilities that float32 rounds to 1 exit.
+
+    Raises:
+        ConfigError: The model cannot reach the speed-up, or no threshold comes near it, where thresholds are not whole numbers.
+    """
+    chosen = look_up(curves, criterion, check_speed_up(speed_up, layers, depth), patience)
+    if speed_up == attainable(layers, depth)[0]:
+        return None
+    if not chosen.near and not CRITERIA[criterion].whole:
+        raise ConfigError(f"speed_up: {chosen.shortfall}; set speed_up to that, or give a threshold")
+    return chosen
+
+
 def read_curves(folder: Path, *, validated: bool = False) -> dict[str, list[list[float]]]:
     """Read the curves of a saved model.
 

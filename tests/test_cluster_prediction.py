@@ -103,7 +103,7 @@ def test_what_is_refused_before_a_cluster_is_asked_for(place, cli, tmp_path):
 def test_other_settings_do_not_resume(place, tmp_path, monkeypatch):
     from leebert.errors import ConfigError
     from leebert.files import write_atomically
-    from leebert.predictor import PredictorOptions
+    from leebert.predictor_options import PredictorOptions
     from tune.models.predict import ClusterPrediction, check
 
     model = shutil.copytree(place / "model", tmp_path / "model")

@@ -628,7 +628,7 @@ def predict(
 ) -> None:
     """Predict large files on a Ray cluster: one copy of the model per actor, one output shard per 4096 rows."""
     from leebert.prediction_files import format_of
-    from leebert.predictor import PredictorOptions
+    from leebert.predictor_options import PredictorOptions
     from tune.models.predict import ClusterPrediction, check, print_predicted
     from tune.models.predict import predict as predict_
 

@@ -29,6 +29,20 @@ def _is_tensor(array: Array) -> bool:
     return torch is not None and isinstance(array, torch.Tensor)
 
 
+def select(state: Any, remaining: Array) -> Any:
+    """Keep some samples of a state, such as a criterion's.
+
+    Args:
+        state: An array whose first dimension is the sample, None, or a tuple of these.
+        remaining: (B,) booleans.
+    """
+    if state is None:
+        return None
+    if isinstance(state, tuple):
+        return tuple(select(part, remaining) for part in state)
+    return state[remaining]
+
+
 def float32(array: Array) -> Array:
     """Convert an array to float32; one that is float32 is returned as it is."""
     xp = namespace(array)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib.metadata
 import tempfile
 import time
@@ -20,7 +21,7 @@ from leebert.errors import ConfigError
 from leebert.evaluate import RecordedLogits, record_all
 from leebert.exits import CRITERIA, FULL_MODEL, with_threshold
 from leebert.export.card import card
-from leebert.export.exits import Choice, Costs, choose_by_time, milliseconds, subset
+from leebert.export.exits import Choice, Costs, choose_by_time, subset
 from leebert.export.pieces import Pieces, trace
 from leebert.export.quantise import quantised
 from leebert.export.ranges import measure_ranges
@@ -35,6 +36,7 @@ from leebert.exported.model import ExportedModel
 from leebert.latency import machine
 from leebert.majority import against_majority
 from leebert.metrics import measures
+from leebert.milliseconds import mean_time
 from leebert.operating_point import Aim, choose_exits
 from leebert.runtime import Runtime
 from leebert.thresholds import Chosen
@@ -194,12 +196,12 @@ class _Export:
         recorded = subset(recorded, kept)
         exits = chosen.exits if chosen else None
         own = Exits(criterion=FULL_MODEL) if exits is None else Exits(**exits.model_dump())
-        times = segment_times({"kept": (model, model.criterion(own))}, self._timed())["kept"].segments
+        times = segment_times({"kept": (model, model.criterion(own))}, self._timed)["kept"].segments
         manifest = dataclasses.replace(
             model.manifest, name=name, exits=own, curves=self._curves(recorded, times, own.patience),
             scores=self._scores(subset(reference, kept), recorded), majority=self._majority(recorded),
             timing=Timing(
-                threads=self.options.threads, texts=len(self._timed()), machine=machine(runtime),
+                threads=self.options.threads, texts=len(self._timed), machine=machine(runtime),
                 segments=tuple(float(t) for t in times),
             ),
         )  # fmt: skip
@@ -250,6 +252,7 @@ class _Export:
             precision=PRECISIONS[self.options.int8],  # type: ignore[arg-type]  # a literal
         )
 
+    @functools.cached_property
     def _timed(self) -> list[dict[str, np.ndarray]]:
         index = timed(np.asarray(self.samples.scored.lengths))
         return [inputs(self.samples.scored, [i]) for i in index]
@@ -270,7 +273,7 @@ class _Export:
                 "every": (every, every.criterion(Exits(**first.exits.model_dump()))),
                 "whole": (whole, whole.criterion(Exits(criterion=FULL_MODEL))),
             },
-            self._timed(),
+            self._timed,
             clock=time.thread_time if self.options.threads == 1 else time.perf_counter,
         )
         costs = Costs.of(times["every"], times["whole"])
@@ -294,7 +297,7 @@ class _Export:
                 continue
             for counted in dict.fromkeys((row.counted(None, m), row.counted(patience, m))):
                 curve = tradeoff(recorded, row.name, counted, metric=self.metric)
-                mean = milliseconds(curve, times.cumsum())
+                mean = mean_time(curve.counts, times.cumsum())
                 points = tuple(
                     Point(
                         threshold=float(p.threshold or 0.0), score=p.measures["score"], mean_exit_layer=p.layers,

@@ -5,15 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-import numpy as np
-
 from leebert.data.sources import Examples
-from leebert.evaluate import RecordedLogits
-from leebert.export.network_times import in_words
-from leebert.export.timing import segment_times, timed
+from leebert.export.network_times import exported_times
+from leebert.export.samples import record_exported
 from leebert.exported.model import ExportedModel
 from leebert.latency import TIMED
-from leebert.milliseconds import ExitMilliseconds
 from leebert.report import add_milliseconds, evaluation
 from leebert.tradeoff import replay_point
 
@@ -47,20 +43,11 @@ def evaluate_exported(
         DataError: A row cannot be tokenised.
     """
     rows = model.encode(list(zip(*examples.texts, strict=True)), truncate=True)
-    order = rows.lengths.argsort(kind="stable")
-    manifest = model.manifest
-    logits = np.empty((manifest.num_exits, len(rows), len(manifest.labels)), np.float32)
-    for start in progress(range(0, len(order), batch_size)):
-        index = order[start : start + batch_size]
-        logits[:, index] = model.all_logits(rows.padded(index))
-    recorded = RecordedLogits(logits, examples.labels, manifest.exit_layers, manifest.depth)
+    recorded = record_exported(model, rows, examples.labels, batch_size, progress)
     result = evaluation(recorded, metric)
-    own = manifest.exits
+    own = model.manifest.exits
     result["own"] = replay_point(recorded, metric, own.criterion, own.threshold, own.patience).as_dict()
     if timed_rows:
-        index = timed(rows.lengths, min(timed_rows, TIMED))
-        batches = [rows.padded([i]) for i in index]
-        times = segment_times({"": (model, model.criterion(own))}, batches)[""].segments.cumsum()
-        described = in_words(manifest.precision, threads, rows.lengths[index])
-        add_milliseconds(result, ExitMilliseconds(tuple(times.tolist()), manifest.exit_layers, described))
+        times = exported_times(model, rows, model.criterion(own), threads, min(timed_rows, TIMED))
+        add_milliseconds(result, times)
     return result

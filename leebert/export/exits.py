@@ -9,7 +9,8 @@ import numpy as np
 from leebert.errors import ConfigError
 from leebert.evaluate import RecordedLogits
 from leebert.export.timing import Times
-from leebert.tradeoff import Tradeoff, tradeoff
+from leebert.milliseconds import mean_time
+from leebert.tradeoff import tradeoff
 
 #: The smallest share of the expected time that an exit has to cost to be left out; less may be chance.
 GAIN = 0.01
@@ -79,17 +80,6 @@ def subset(recorded: RecordedLogits, kept: tuple[int, ...]) -> RecordedLogits:
     return RecordedLogits(recorded.logits[index], recorded.labels, layers, recorded.depth)
 
 
-def milliseconds(curve: Tradeoff, up_to: np.ndarray) -> np.ndarray:
-    """Compute the mean time of a sample at each point of a curve, (T,).
-
-    Args:
-        curve: The curve, with counts.
-        up_to: (E,) time up to each exit.
-    """
-    times: np.ndarray = curve.counts @ up_to / curve.counts.sum(axis=1)
-    return times
-
-
 def choose_by_time(
     recorded: RecordedLogits, costs: Costs, metric: str, criterion: str, patience: int | None, loss: float
 ) -> Choice:
@@ -118,7 +108,7 @@ def choose_by_time(
         except ConfigError:  # too few exits for the criterion
             return float("inf")
         within = curve.scores >= curve.scores[-1] - loss - _ROUNDING
-        return float(milliseconds(curve, up_to)[within].min())
+        return float(mean_time(curve.counts, up_to)[within].min())
 
     kept = tuple(range(len(recorded.logits)))
     best = before = expected(kept)

@@ -19,8 +19,9 @@ from leebert.export.write import segments_of, write_export
 from leebert.exported.manifest import Exits, Manifest
 from leebert.exported.model import ExportedModel
 from leebert.exported.sessions import load_sessions
-from leebert.latency import TIMED, processor
-from leebert.milliseconds import ExitMilliseconds
+from leebert.latency import TIMED
+from leebert.milliseconds import ExitMilliseconds, samples_in_words
+from leebert.numerics import processor
 from leebert.record import SampleSet
 
 
@@ -54,30 +55,33 @@ def network_times(
         segments=segments_of(graphs),
         exits=Exits(criterion=FULL_MODEL),
         made_with=made_with(),
-        text_columns=(),
-        max_length=0,
-        padding_id=0,
-        precision="fp32",
     )
-    index = timed(np.asarray(rows.lengths), most)
     with tempfile.TemporaryDirectory() as folder:
         written = write_export(Path(folder), graphs, None, manifest)
         exported = ExportedModel(Path(folder), written, load_sessions(Path(folder), written, 1), None)
-        batches = [inputs(rows, [i]) for i in index]
-        times = segment_times({"": (exported, criterion)}, batches)[""].segments.cumsum()
-    return ExitMilliseconds(
-        tuple(times.tolist()), tuple(pieces.exit_layers), in_words("fp32", 1, np.asarray(rows.lengths)[index])
-    )
+        return exported_times(exported, rows, criterion, 1, most)
 
 
-def in_words(precision: str, threads: int, lengths: np.ndarray) -> str:
-    """Describe what times of an exported model were measured with.
+def exported_times(
+    model: ExportedModel, rows: SampleSet, criterion: ExitCriterion, threads: int, most: int = TIMED
+) -> ExitMilliseconds:
+    """Measure the time of one sample up to each exit's decision of an exported model.
 
     Args:
-        precision: Of the exported model.
-        threads: Threads of ONNX Runtime.
-        lengths: (N,) tokens of the timed samples; 1 for images.
+        model: The exported model.
+        rows: The samples, of which some that are spread over the lengths are timed.
+        criterion: The exit criterion whose decisions are timed.
+        threads: Threads of ONNX Runtime with which the model was loaded, for words.
+        most: Number of samples to time.
+
+    Returns:
+        The times, with what they were measured with.
     """
-    mean = float(np.mean(lengths))
-    length = "" if mean == 1 else f" of {mean:.0f} tokens on average"
-    return f"ONNX Runtime {precision}, {processor()}, {threads} thread(s), {len(lengths)} samples{length}"
+    lengths = np.asarray(rows.lengths)
+    index = timed(lengths, most)
+    times = segment_times({"": (model, criterion)}, [inputs(rows, [i]) for i in index])[""].segments.cumsum()
+    manifest = model.manifest
+    measured = (
+        f"ONNX Runtime {manifest.precision}, {processor()}, {threads} thread(s), {samples_in_words(lengths[index])}"
+    )
+    return ExitMilliseconds(tuple(times.tolist()), manifest.exit_layers, measured)

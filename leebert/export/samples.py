@@ -183,7 +183,7 @@ def inputs(samples: SampleSet, index: Sequence[int] | np.ndarray) -> dict[str, n
 def record_exported(
     model: Any,
     samples: SampleSet,
-    labels: np.ndarray,
+    labels: np.ndarray | None,
     batch_size: int = 32,
     progress: Callable[[Iterable[Any]], Iterable[Any]] = iter,
 ) -> RecordedLogits:
@@ -192,7 +192,7 @@ def record_exported(
     Args:
         model: The :class:`leebert.exported.model.ExportedModel`.
         samples: N samples.
-        labels: (N,) their labels.
+        labels: (N,) their labels; None: unknown.
         batch_size: Samples per batch, of similar length.
         progress: Wraps the iteration over batches.
 

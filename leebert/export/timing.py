@@ -10,23 +10,10 @@ from typing import Any
 import numpy as np
 
 from leebert.exits.criterion import ExitCriterion
+from leebert.latency import Stopwatch
 
 #: Samples that are timed, spread over their lengths, and rounds, of which the fastest counts.
 SAMPLES, ROUNDS = 48, 6
-
-
-class _Stopwatch:
-    """A criterion that notes when each exit has decided by another criterion, and lets no sample exit."""
-
-    def __init__(self, criterion: ExitCriterion, clock: Callable[[], float]) -> None:
-        self.criterion, self.clock = criterion, clock
-        self.times = [clock()]
-
-    def step(self, logits: Any, state: Any) -> tuple[Any, Any]:
-        exited, state = self.criterion.step(logits, state)
-        bool(exited.any())
-        self.times.append(self.clock())
-        return np.zeros_like(exited), state
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +56,7 @@ def segment_times(
     for round_ in range(rounds + 1):
         for sample, batch in enumerate(batches):
             for name, (model, criterion) in models.items():
-                watch = _Stopwatch(criterion, clock)
+                watch = Stopwatch(criterion, clock)
                 model.infer(batch, watch)
                 if round_:
                     ended = clock()

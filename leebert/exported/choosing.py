@@ -8,8 +8,8 @@ from leebert.errors import ConfigError
 from leebert.exits import CRITERIA, FULL_MODEL
 from leebert.exits.checks import check_criterion, check_threshold, choosable
 from leebert.exported.manifest import Exits, Manifest, Point
-from leebert.operating_point import saved_tradeoffs, within_loss
-from leebert.thresholds import attainable, check_speed_up, look_up
+from leebert.operating_point import check_max_loss, saved_tradeoffs, within_loss
+from leebert.thresholds import of_request
 
 
 def choose(
@@ -84,23 +84,19 @@ def checked(manifest: Manifest, exits: Exits) -> Exits:
 
 
 def _of_speed_up(manifest: Manifest, name: str, patience: int | None, speed_up: float) -> Exits:
-    layers, depth = manifest.exit_layers, manifest.depth
     curves = _plain(manifest)
     if not curves:
         raise ConfigError("speed_up: the exported model has no curves; give a threshold, or export it with data")
-    chosen = look_up(curves, name, check_speed_up(speed_up, layers, depth), patience)
-    if speed_up == attainable(layers, depth)[0]:
-        return Exits(criterion=FULL_MODEL)  # at confidence 1, probabilities that float32 rounds to 1 exit
-    if not chosen.near and not CRITERIA[name].whole:
-        raise ConfigError(f"speed_up: {chosen.shortfall}; set speed_up to that, or give a threshold")
+    chosen = of_request(curves, name, speed_up, patience, manifest.exit_layers, manifest.depth)
+    if chosen is None:
+        return Exits(criterion=FULL_MODEL)
     return Exits(criterion=name, threshold=chosen.threshold, patience=chosen.patience)
 
 
 def _of_max_loss(manifest: Manifest, name: str, patience: int | None, max_loss: float) -> Exits:
-    if not 0 <= max_loss <= 100:
-        raise ConfigError(f"max_loss {max_loss:g}: should be points of score between 0 and 100, such as 0.5")
+    fraction = check_max_loss(max_loss)
     curves = saved_tradeoffs(_plain(manifest), manifest.exit_layers, manifest.depth)
-    chosen = within_loss(curves, name, patience, max_loss / 100)
+    chosen = within_loss(curves, name, patience, fraction)
     return Exits(criterion=name, threshold=chosen.threshold, patience=chosen.patience)
 
 

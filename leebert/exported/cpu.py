@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from pathlib import Path
+
+from leebert.numerics import processor_flags
 
 #: Flags of /proc/cpuinfo that select kernels for matrices, of x86 and Arm.
 FLAGS = ("avx2", "fma", "avx_vnni", "avx512f", "avx512bw", "avx512_vnni", "amx_int8", "asimddp", "i8mm", "sve")
@@ -15,11 +16,7 @@ EIGHT_BIT = frozenset({"avx_vnni", "avx512_vnni", "amx_int8", "asimddp", "i8mm"}
 @functools.cache
 def kernel_flags() -> tuple[str, ...]:
     """Return those of :data:`FLAGS` that this CPU has; empty where the system does not tell."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return ()
-    flags = next((line.split(":", 1)[1].split() for line in lines if line.startswith(("flags", "Features"))), [])
+    flags = processor_flags()
     return tuple(flag for flag in FLAGS if flag in flags)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from leebert.data.collate import TokenRows
 from leebert.errors import CheckpointError, ConfigError, DataError
 from leebert.exits import CRITERIA
-from leebert.exits.arrays import softmax
+from leebert.exits.arrays import select, softmax
 from leebert.exits.checks import check_numpy, threshold_and_patience
 from leebert.exits.criterion import CriterionState, ExitCriterion
 from leebert.exported import choosing
@@ -148,7 +148,7 @@ class ExportedModel:
                 if exited.all():
                     return Answer(outputs, layers)
                 remaining = ~exited
-                positions, state = positions[remaining], _select(state, remaining)
+                positions, state = positions[remaining], select(state, remaining)
                 values = {name: value[remaining] for name, value in values.items()}
         outputs[positions], _ = self._advance(len(self._sessions) - 1, values)
         return Answer(outputs, layers)
@@ -290,12 +290,3 @@ class ExportedModel:
         if self.manifest.kind == "texts" and values["input_ids"].shape[1:] > (limit,):
             raise DataError(f"the batch has {values['input_ids'].shape[1]} tokens per sample; the model takes {limit}")
         return values
-
-
-def _select(state: CriterionState, remaining: np.ndarray) -> CriterionState:
-    """Keep the remaining samples of a criterion's state."""
-    if state is None:
-        return None
-    if isinstance(state, tuple):
-        return tuple(_select(part, remaining) for part in state)
-    return state[remaining]

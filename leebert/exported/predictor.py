@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 from leebert.data.readers import Row
 from leebert.data.texts import characters, texts_of
 from leebert.errors import ConfigError
 from leebert.exported.model import ExportedModel
+from leebert.numerics import cores
+from leebert.predictor_options import PredictorOptions
 from leebert.windows import ROWS
 
 
@@ -18,14 +18,8 @@ class ExportedPredictor:
     """An exported model, as :class:`leebert.predictor.Predictor` describes it.
 
     Args:
-        folder: The exported model.
-        criterion: The exit criterion; None: the model's own.
-        threshold: Its threshold; None: the model's own, or the criterion's default.
-        patience: Its second parameter; None: as for the threshold.
-        batch_size: Samples per batch.
-        threads: Threads of ONNX Runtime; None: one per core that this process may use.
-        device: auto or cpu.
-        precision: None; the export has determined it.
+        options: The folder, and how to predict: on the CPU, in the precision of the export, and by default with one thread of
+            ONNX Runtime per core that this process may use.
 
     Raises:
         CheckpointError: A file of the folder is missing, altered or damaged.
@@ -38,30 +32,23 @@ class ExportedPredictor:
     #: Most samples of a window.
     rows = ROWS
 
-    def __init__(
-        self,
-        folder: Path,
-        *,
-        criterion: str | None = None,
-        threshold: float | None = None,
-        patience: int | None = None,
-        batch_size: int = 64,
-        threads: int | None = None,
-        device: str = "auto",
-        precision: str | None = None,
-    ) -> None:
-        if device not in ("auto", "cpu"):
-            raise ConfigError(f"--device {device}: an exported model runs on the CPU; leave it out")
-        if precision is not None:
-            raise ConfigError(f"--precision {precision}: the export has determined it; leave it out, or export again")
-        self.model = ExportedModel.load(folder, threads=threads or _cores())
+    def __init__(self, options: PredictorOptions) -> None:
+        if options.device not in ("auto", "cpu"):
+            raise ConfigError(f"--device {options.device}: an exported model runs on the CPU; leave it out")
+        if options.precision is not None:
+            raise ConfigError(
+                f"--precision {options.precision}: the export has determined it; leave it out, or export again"
+            )
+        self.model = ExportedModel.load(options.folder, threads=options.threads or cores())
         if self.model.manifest.kind != "texts":
             raise ConfigError(
-                f"{folder}: an exported model of images; predict with the model that it was exported from"
+                f"{options.folder}: an exported model of images; predict with the model that it was exported from"
             )
-        self.exits = self.model.choose(criterion=criterion, threshold=threshold, patience=patience)
+        self.exits = self.model.choose(
+            criterion=options.criterion, threshold=options.threshold, patience=options.patience
+        )
         self.model.criterion(self.exits)
-        self.batch_size = batch_size
+        self.batch_size = options.batch_size
 
     def inputs(self, source: Any, columns: Sequence[str]) -> Iterator[Row]:
         """Read the texts of a file or of a stream's lines.
@@ -89,7 +76,3 @@ class ExportedPredictor:
             {"row": row.number, "label": one.label, "probability": one.probability, "exit_layer": one.exit_layer}
             for row, one in zip(samples, predicted, strict=True)
         ]
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

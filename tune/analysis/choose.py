@@ -74,6 +74,11 @@ class Selection:
     times: Mapping[str, ExitMilliseconds] = dataclasses.field(default_factory=dict)
 
     @property
+    def names(self) -> dict[str, str]:
+        """The candidates' names by key: what differs between them."""
+        return _names(self.candidates)
+
+    @property
     def best(self) -> Candidate:
         return self.candidates[self.ranked[0].configuration.id]
 
@@ -296,13 +301,15 @@ def _warn_of_one_exit(sweeps: Sequence[LoadedSweep]) -> None:
 
 
 def _short_names(candidates: Mapping[str, Candidate]) -> dict[str, str]:
-    """Name the candidates by what differs between them, by their keys; those of several sweeps with their sweep."""
-    names = short_names([candidate.configuration.values for candidate in candidates.values()])
+    """Name the candidates by their keys: as :func:`_names` does, those of several sweeps with their sweep."""
     several = len({candidate.sweep.name for candidate in candidates.values()}) > 1
-    return {
-        key: f"{candidate.sweep.name} {name}" if several else name
-        for (key, candidate), name in zip(candidates.items(), names, strict=True)
-    }
+    names = _names(candidates)
+    return {key: f"{candidates[key].sweep.name} {name}" if several else name for key, name in names.items()}
+
+
+def _names(candidates: Mapping[str, Candidate]) -> dict[str, str]:
+    names = short_names([candidate.configuration.values for candidate in candidates.values()])
+    return dict(zip(candidates, names, strict=True))
 
 
 def _none_reaches(

@@ -25,7 +25,8 @@ from leebert.errors import ConfigError, DataError, LeebertError, SweepError
 from leebert.exported.manifest import is_exported
 from leebert.files import check_writable, parse_json, write_atomically
 from leebert.prediction_files import save_predictions
-from leebert.predictor import PredictorOptions, load_predictor
+from leebert.predictor import load_predictor
+from leebert.predictor_options import PredictorOptions
 from leebert.windows import Windows
 from tune.running.session import start_ray
 

@@ -23,7 +23,6 @@ from leebert.recipe import RunConfig
 from leebert.yaml import dump_yaml
 from tune.analysis.choose import Candidate, Selection
 from tune.analysis.compare_text import print_lines
-from tune.analysis.labels import short_names
 from tune.analysis.learned import ADVICE
 from tune.analysis.learned_weights import against_uniform, printed, recorded
 from tune.analysis.overview import placed
@@ -326,7 +325,7 @@ def print_best(choice: Selection, values: dict[str, Any], path: Path) -> None:
         path: The file.
     """
     section, objective = values["found"], choice.objective
-    name = _names(choice)[choice.ranked[0].configuration.id]
+    name = choice.names[choice.ranked[0].configuration.id]
     sentence(f"the best of {_counted(choice)}:\n{name}\n{_score(section)}")
     if against := _against(choice):
         sentence(against)
@@ -399,18 +398,12 @@ def _origin(point: dict[str, Any]) -> tuple[str, str]:
     return point.get("sweep", ""), point["configuration"]
 
 
-def _names(choice: Selection) -> dict[str, str]:
-    """Name the candidates by what differs between them, by their keys and by their ids, which several sweeps may share."""
-    names = short_names([candidate.configuration.values for candidate in choice.candidates.values()])
-    by_key = dict(zip(choice.candidates, names, strict=True))
-    return {choice.candidates[key].configuration.id: name for key, name in by_key.items()} | by_key
-
-
 def _print_configurations(choice: Selection, title: str, configurations: list[dict[str, Any]], path: Path) -> None:
     """Print a table of configurations, named by what differs between the candidates, with scores and layers or margins."""
     from rich.console import Console
 
-    names = _names(choice)
+    # By the configuration's own id: in several sweeps, equal ids are equal values, and so equal names.
+    names = {choice.candidates[key].configuration.id: name for key, name in choice.names.items()}
     last = "margin" if configurations and "margin" in configurations[0] else "layers"
     timed = any("milliseconds" in one for one in configurations)
     rows = []

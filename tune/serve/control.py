@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from leebert.errors import ConfigError
+from leebert.operating_point import check_max_loss
 
 #: Neighbouring points of a ladder differ by at least this share in milliseconds: closer ones gain nothing.
 SPACING = 0.05
@@ -52,8 +53,7 @@ class Target:
     def __post_init__(self) -> None:
         if not (math.isfinite(self.p99_ms) and self.p99_ms > 0):
             raise ConfigError(f"p99 target {self.p99_ms:g}: should be a number of milliseconds above 0, such as 20")
-        if not 0 <= self.max_loss <= 100:
-            raise ConfigError(f"max_loss {self.max_loss:g}: should be points of score between 0 and 100, such as 0.5")
+        check_max_loss(self.max_loss)
 
 
 @dataclasses.dataclass(frozen=True)

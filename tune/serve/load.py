@@ -177,11 +177,9 @@ async def drive(
     Returns:
         Per request: arrival (s), latency_ms, status (0: no answer), threshold, exit_layer, layers_saved and correct.
     """
-    url = urlsplit(address)
-    host, port = url.hostname or "127.0.0.1", url.port or 80
+    host, port = _place(address)
     order = np.random.default_rng(seed).integers(len(samples), size=len(times))
-    head = f"POST /invocations HTTP/1.1\r\nhost: {host}\r\ncontent-type: application/json\r\ncontent-length: "
-    requests = [head.encode() + str(len(s.body)).encode() + b"\r\n\r\n" + s.body for s in samples]
+    requests = [_request(host, sample.body) for sample in samples]
     loop, idle = asyncio.get_running_loop(), list[_Client]()
     rows: list[dict[str, Any]] = []
 
@@ -215,6 +213,18 @@ async def drive(
         if client.transport is not None:
             client.transport.close()
     return sorted(rows, key=lambda row: row["arrival"])
+
+
+def _place(address: str) -> tuple[str, int]:
+    """Host and port of a server's address."""
+    url = urlsplit(address)
+    return url.hostname or "127.0.0.1", url.port or 80
+
+
+def _request(host: str, body: bytes) -> bytes:
+    """A whole HTTP request."""
+    head = f"POST /invocations HTTP/1.1\r\nhost: {host}\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
+    return head.encode() + body
 
 
 def _row(at: float, latency: float, status: int, body: bytes, label: str | None) -> dict[str, Any]:
@@ -254,7 +264,8 @@ def measure_capacity(address: str, samples: Sequence[Sample], clients: int = 16,
         clients: Number of clients.
         seconds: Duration.
     """
-    url = urlsplit(address)
+    host, port = _place(address)
+    requests = [_request(host, sample.body) for sample in samples]
 
     async def closed_loop() -> float:
         loop, done = asyncio.get_running_loop(), 0
@@ -263,11 +274,9 @@ def measure_capacity(address: str, samples: Sequence[Sample], clients: int = 16,
         async def one(seed: int) -> None:
             nonlocal done
             rng = np.random.default_rng(seed)
-            _, client = await loop.create_connection(_Client, url.hostname or "127.0.0.1", url.port or 80)
+            _, client = await loop.create_connection(_Client, host, port)
             while loop.time() < end:
-                body = samples[int(rng.integers(len(samples)))].body
-                head = f"POST /invocations HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {len(body)}"
-                status, _ = await client.ask(head.encode() + b"\r\n\r\n" + body)
+                status, _ = await client.ask(requests[int(rng.integers(len(requests)))])
                 done += status == 200
 
         started = time.perf_counter()

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from leebert.data.collate import TokenRows
 from leebert.errors import ConfigError
 from leebert.exits import FULL_MODEL
 from leebert.exported.manifest import Exits, Manifest
@@ -110,16 +111,15 @@ class ServedModel:
         ]  # fmt: skip
 
     def _padded(self, rows: Sequence[Row]) -> dict[str, np.ndarray]:
-        """Pad rows on the right to the longest of them: int64 arrays (B, L)."""
-        longest = max(row.length for row in rows)
-        ids = np.full((len(rows), longest), self.manifest.padding_id, np.int64)
-        mask, types = np.zeros_like(ids), np.zeros_like(ids)
-        for at, row in enumerate(rows):
-            own, own_types = row.inputs
-            ids[at, : row.length], mask[at, : row.length] = own, 1
-            if own_types is not None:
-                types[at, : row.length] = own_types
-        return {"input_ids": ids, "attention_mask": mask, "token_type_ids": types}
+        """Make a batch of rows of several requests."""
+        ids, types = zip(*(row.inputs for row in rows), strict=True)
+        together = TokenRows(
+            np.concatenate(ids),
+            None if types[0] is None else np.concatenate(types),
+            np.cumsum([0, *(row.length for row in rows)]),
+            self.manifest.padding_id,
+        )
+        return together.padded(range(len(rows)))
 
     def warm_up(self) -> None:
         """Predict texts of several lengths through all layers, so that no request pays for what is done once."""
