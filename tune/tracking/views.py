@@ -121,15 +121,9 @@ def _algorithms(sweep: str, of: ViewContents) -> ViewState:
 
 def _speed(sweep: str, of: ViewContents) -> ViewState:
     part = _part(of.complete)
-    curve = _line("curve/score_pct", over="curve/speed_up", points=False)
-    # A line chart shows the names of its metrics alone, so the section's title explains them, if it is not cut then.
-    title = (
-        f"Score (%) against layer speed-up{part}"
-        if part
-        else "Score in % (score_pct) against layer speed-up (speed_up)"
-    )
+    curve = _line(names.SCORE_AXIS, over=names.SPEED_UP_AXIS, points=False)
     sections = [
-        _Section("curve", title, [curve], 1, 620),
+        _Section("curve", f"Score (%) against layer speed-up{part}", [curve], 1, 620),
         _Section("points", f"Score (%) against layers needed{part}", [_scatter(_LAYERS, _SCORE)], 1, 440),
     ]
     return _state(_filter(sweep, "config", "complete"), _config_columns(of), sections)
@@ -169,8 +163,10 @@ def _of_summaries(sweep: str, sections: Sequence[_Section]) -> ViewState:
 
 
 #: The pictures of the cards.
-_VERDICT, _BY_EXIT, _OVERVIEW = names.VERDICT_PICTURES[:2], names.VERDICT_PICTURES[2:4], names.VERDICT_PICTURES[4:6]
-_OVERVIEW_BY_EXIT = (names.VERDICT_PICTURES[2], names.VERDICT_PICTURES[6])
+_VERDICT = (names.VERDICT, names.SPEED_UP_CURVES)
+_BY_EXIT = (names.SCORE_BY_EXIT, names.WEIGHTS_BY_EXIT)
+_OVERVIEW = (names.SCORES, names.DIFFERENCES)
+_OVERVIEW_BY_EXIT = (names.SCORE_BY_EXIT, names.DIFFERENCES_BY_EXIT)
 
 #: Height of a card in which two pictures are visible at a window of 1,920 pixels.
 _TWO_PICTURES = 1700
@@ -227,7 +223,7 @@ def _state(
             "deleted": True,
             "isGenerated": True,
         }
-        for key in (names.VERDICT_PICTURES if kind == "summary" else ())
+        for key in (names.PICTURES if kind == "summary" else ())
     ]
     return {
         "searchFilter": where,
@@ -313,4 +309,6 @@ def _scatter(x: str, y: str, kind: Literal["METRIC", "PARAM"] = "METRIC") -> Vie
 
 
 def _parallel(id: str, params: Sequence[str]) -> ViewState:
-    return _card(f"parallel-{id}", "PARALLEL", selectedParams=list(params), selectedMetrics=[_SCORE], showAllRuns=False)
+    return _card(
+        f"parallel-{id}", "PARALLEL", selectedParams=list(params), selectedMetrics=[names.MEAN_SCORE], showAllRuns=False
+    )
