@@ -1,6 +1,7 @@
 """cluster/onprem.yaml brought up over ssh between four hosts (see hosts.py): sweeps, a machine lost and back, down.
 
 Only addresses, user, key and storage are edited as a user would; packages are there already instead of being installed.
+The commands are README's, but for the edited file, a smaller space, and that nobody has to confirm.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
+import shlex
 import subprocess
 import time
 from collections.abc import Iterator
@@ -46,6 +48,14 @@ write_space(Path(sys.argv[1]), rows=800)
 """
 
 
+def readme_commands() -> tuple[list[str], list[str], list[str]]:
+    """README's commands for a cluster, as words: up, submit, attach."""
+    section = (ROOT / "README.md").read_text().split("\n## The paper's grid on a cluster\n")[1].split("\n## ")[0]
+    (block,) = re.findall(r"```sh\n(.*?)```", section, re.DOTALL)
+    up, submitting, attach = (shlex.split(line, comments=True) for line in block.strip().splitlines())
+    return up, submitting, attach
+
+
 @dataclasses.dataclass(frozen=True)
 class Try:
     """A process on the head that tries to connect."""
@@ -69,10 +79,20 @@ class Cluster:
     wrong_token: Try
     no_token: Try
 
+    def of_readme(self, words: list[str]) -> list[str]:
+        """A command of README, for this cluster's file and shared folder."""
+        return [word.replace("/mnt/sweeps", str(self.storage)) for word in with_config(words, self.config)]
+
     def ray(self, *words: str, **environment: str) -> str:
         """What `ray ...` prints on the laptop."""
         done = self.laptop.run("ray", *words, **environment)
         return done.stdout + done.stderr
+
+
+def with_config(words: list[str], config: Path) -> list[str]:
+    """A command of README, with the edited file in place of the one to edit."""
+    assert words.count("cluster/onprem.yaml") == 1
+    return [str(config) if word == "cluster/onprem.yaml" else word for word in words]
 
 
 @prepared()
@@ -86,6 +106,7 @@ def cluster(folder: Path) -> Iterator[Cluster]:
         for host in hosts.all.values():
             host.install()
         (storage := hosts.folder / "sweeps").mkdir()
+        (storage / "glue").mkdir()
         config = yaml.safe_load((ROOT / "cluster" / "onprem.yaml").read_text())
         config["provider"].update(head_ip=head.ip, worker_ips=[w.ip for w in workers])
         config["auth"].update(ssh_user="root", ssh_private_key=str(hosts.folder / "key"))
@@ -99,7 +120,8 @@ def cluster(folder: Path) -> Iterator[Cluster]:
         token = laptop.start("ray", "get-auth-token", "--generate", log=hosts.folder / "token")
         made = laptop.start("python", "-c", SPACE, str(hosts.folder / "text"), log=hosts.folder / "space")
         assert token.wait() == 0
-        laptop.run("ray", "up", "--yes", str(path), **BRISK)
+        up, *_ = readme_commands()
+        laptop.run(*with_config(up, path), "--yes", **BRISK)
         watch = Watch(head)
         tunnel = laptop.start("ray", "dashboard", str(path), log=hosts.folder / "tunnel")
         assert made.wait() == 0, (hosts.folder / "space").read_text()
@@ -142,6 +164,17 @@ def test_dashboard_and_mlflow_answer_the_head_only(cluster: Cluster) -> None:
     assert answer(cluster.head, "http://127.0.0.1:8265/api/jobs/") == "401"
     token = cluster.head.run("cat", f"{cluster.head.hosts.home}/.ray/auth_token").stdout
     assert answer(cluster.head, "http://127.0.0.1:8265/api/jobs/", "-H", f"Authorization: Bearer {token}") == "200"
+
+
+def test_readme_s_last_command_shows_mlflow_on_the_laptop(cluster: Cluster, tmp_path: Path) -> None:
+    *_, attach = readme_commands()
+    process = cluster.laptop.start(*cluster.of_readme(attach), log=tmp_path / "log")
+    try:
+        seconds_until(lambda: answer(cluster.laptop, f"{MLFLOW}/") == "200", 120, "MLflow is forwarded", every=0.5)
+        assert process.poll() is None, (tmp_path / "log").read_text()
+    finally:
+        process.kill()
+        process.wait()
 
 
 def test_every_port_of_ray_refuses_a_stranger(cluster: Cluster) -> None:
@@ -215,9 +248,11 @@ def submitted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Submitted]:
 def submit(cluster: Cluster, submitted: Submitted) -> subprocess.Popen[bytes]:
     """The sweep's process, which the first call starts."""
     if submitted.process is None:
-        words = [str(ROOT / "tune" / "__main__.py"), *sweep_named("submitted", cluster, "blo")]
-        words += ["--set", "training.max_epochs=1"]
-        submitted.process = cluster.laptop.start("ray", "submit", str(cluster.config), *words, log=submitted.log)
+        _, submitting, _ = readme_commands()
+        words = cluster.of_readme(submitting)
+        words[words.index("sweep") + 1] = str(cluster.space)
+        words += ["--set", "algorithms=[blo]", "--set", "training.max_epochs=1"]
+        submitted.process = cluster.laptop.start(*words, log=submitted.log)
     return submitted.process
 
 
@@ -242,7 +277,8 @@ def test_a_sweep_by_ray_job_submit_survives_a_machine_that_is_cut_off_and_dies(
 
 def test_a_sweep_by_ray_submit_while_the_lost_machine_joins_again(cluster: Cluster, submitted: Submitted) -> None:
     assert submit(cluster, submitted).wait(timeout=300) == 0, submitted.log.read_text()
-    state = SweepFolder(cluster.storage / "submitted").ledger.read()
+    _, words, _ = readme_commands()
+    state = SweepFolder(cluster.storage / words[words.index("--name") + 1]).ledger.read()
     assert (state.end["status"], len(state.cells)) == ("finished", 2)
     experiment = f"{MLFLOW}/api/2.0/mlflow/experiments/get-by-name?experiment_name=leebert-pairs"
     assert "experiment_id" in cluster.ray("exec", str(cluster.config), f"curl -s {experiment}")

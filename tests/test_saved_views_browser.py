@@ -103,7 +103,7 @@ def by_title(seen: dict[str, Any]) -> dict[str, dict[str, Any]]:
 def test_clo_vs_blo(page, addresses) -> None:
     seen = look(page, addresses["CLO vs BLO"], "clo-vs-blo", 3800, drawn("Image grid", "Image grid"))
     assert seen["view"] == f"{NAME}: CLO vs BLO"
-    assert seen["sections"] == ["Verdict: CLO vs BLO", "Scores and loss weights ω by exit"]
+    assert seen["sections"] == ["Verdict on CLO-v2 and BLO", "Scores and loss weights ω by exit"]
     verdict, by_exit = seen["cards"]
     assert (verdict["pictures"], by_exit["pictures"]) == ([900, 900], [900, 900]), "in full size"
     assert "Summary · CLO-v2 minus BLO" in verdict["words"]

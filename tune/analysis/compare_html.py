@@ -149,11 +149,12 @@ def draw_best(
     if not maps:
         page.text("No learned weights are recorded.")
         return
-    reach = charts.weight_reach([weights for _, weights in maps])
-    page.figure(*((charts.heat_map(title, weights, reach), "") for title, weights in maps))
+    low, high = charts.weight_range([weights for _, weights in maps])
+    page.figure(*((charts.heat_map(title, weights, low, high), "") for title, weights in maps))
     page.text(
         "Loss weights ω of the same configurations by exit and epoch, means over runs up to the end of the shortest run. "
-        f"All weights start at 1, the middle of the colours; all maps have the range {1 - reach:.2g} to {1 + reach:.2g}."
+        "Distillation: mean over the terms in which the exit is a student. "
+        f"All weights start at 1, the middle of the colours; all maps have the range {low:.2g} to {high:.2g}."
     )
 
 

@@ -76,8 +76,8 @@ def bands(panels: Mapping[str, Mapping[str, Band]], x: str, y: str, colours: Seq
 # The numbers.
 
 
-#: The names of ω's terms in the paper.
-TERMS = {"ce": "cross-entropy of the exit", "kd": "mean over terms in which the exit is a student"}
+#: The names of ω's terms.
+TERMS = {"ce": "cross-entropy", "kd": "distillation"}
 
 #: Teacher set → number of teachers of each of M exits (:data:`leebert.losses.TEACHERS` without torch).
 TEACHERS: Mapping[str, Callable[[int], np.ndarray]] = {

@@ -79,8 +79,8 @@ def forest(verdict: Verdict) -> Chart:
     reach = 1.12 * max(abs(end) for end in (*ends, 0.1))
     where = {"xref": "paper", "yref": "paper", "y": 1.0, "yanchor": "bottom", "showarrow": False, "font": {"size": 13}}
     titles: list[dict[str, Any]] = [
-        {**where, "x": 0, "xanchor": "left", "text": f"◂ {wrapped(verdict.b.name, 22)} better"},
-        {**where, "x": 1, "xanchor": "right", "text": f"{wrapped(verdict.a.name, 22)} better ▸"},
+        {**where, "x": 0, "xanchor": "left", "text": wrapped(f"◂ {verdict.b.name} better", 20)},
+        {**where, "x": 1, "xanchor": "right", "text": wrapped(f"{verdict.a.name} better ▸", 20)},
     ]
     lines = max(title["text"].count("<br>") for title in titles)
     result = chart(

@@ -262,16 +262,16 @@ def config_prefix(algorithm: str, index: int) -> str:
     return f"{algorithm_label(algorithm)} {index:02d}"
 
 
-def config_run_name(index: int, values: Mapping[str, Any], config_id: str) -> str:
+def config_run_name(index: int, values: Mapping[str, Any]) -> str:
     """Return ``CLO-v2 04 · λ1=0.0001 C=4``: unique in the sweep by its index, and legible in legends.
 
     Args:
         index: Number of the configuration, in the order of suggestion, from 0.
         values: The configuration's values.
-        config_id: Its digest, which names a configuration without options.
     """
-    options = " ".join(option_text(option, value) for option, value in values.items() if option != "algorithm")
-    return f"{config_prefix(str(values.get('algorithm', '')), index)} · {options or config_id}"
+    options = [option_text(option, value) for option, value in values.items() if option != "algorithm"]
+    prefix = config_prefix(str(values.get("algorithm", "")), index)
+    return f"{prefix} · {' '.join(options)}" if options else prefix
 
 
 def prefix_of(run_name: str) -> str:

@@ -128,7 +128,7 @@ class RunWriter:
                 self._describe(run, event.params)
             case ConfigStarted():
                 algorithm = str(event.values.get("algorithm", ""))
-                name = names.config_run_name(event.index, event.values, event.config_id)
+                name = names.config_run_name(event.index, event.values)
                 key = ("config", event.config_id)
                 run = self._create(key, name, algorithm, {"config": event.config_id}, event.time_ms, parent=("sweep",))
                 self._describe(run, names.config_params(event.values))

@@ -15,6 +15,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 from leebert.methods import METHODS, applies
+from tune.analysis.labels import algorithm_label
+from tune.analysis.verdict import preferred_first
 from tune.space import SweepSpec
 from tune.store.ledger import SweepState
 from tune.tracking import names
@@ -113,7 +115,7 @@ def decoded(value: str) -> tuple[str, ViewState, int]:
 
 def _algorithms(sweep: str, of: ViewContents) -> ViewState:
     sections = [
-        _Section("verdict", f"Verdict: {_title(of.algorithms)}", [_pictures(_VERDICT)], 1, _TWO_PICTURES),
+        _Section("verdict", _verdict_title(of.algorithms), [_pictures(_VERDICT)], 1, _TWO_PICTURES),
         _Section("exits", "Scores and loss weights ω by exit", [_pictures(_BY_EXIT)], 1, _TWO_PICTURES),
     ]
     return _of_summaries(sweep, sections)
@@ -272,6 +274,12 @@ def _title(algorithms: Sequence[str]) -> str:
     methods = sorted(filter(None, map(METHODS.find, algorithms)), key=lambda method: method.chart_order)
     families = list(dict.fromkeys(re.sub(r"-v\d+$", "", method.label) for method in methods))
     return " vs ".join(families) if 2 <= len(families) <= 3 else "methods compared"
+
+
+def _verdict_title(algorithms: Sequence[str]) -> str:
+    """Name the two methods of the verdict."""
+    sides = [algorithm_label(method) for method in preferred_first(algorithms)[:2]]
+    return f"Verdict on {' and '.join(sides)}" if len(sides) == 2 else "Verdict"
 
 
 def _card(id: str, type: str, **more: Any) -> ViewState:
