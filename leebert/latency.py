@@ -160,7 +160,7 @@ def time_exits(
             totals = [half.sum(axis=(1, 2)) for half in halves.values()]  # (2, 2) each
             apart = max((abs(math.log(even[0] / odd[0])) for even, odd in totals), default=0.0)
             if runtime.device.type == "cpu":
-                share = min((on / wall for wall, on in (total.sum(axis=0) for total in totals)), default=1.0)
+                share = float(min((on / wall for wall, on in (total.sum(axis=0) for total in totals)), default=1.0))
             if share >= _UNDISTURBED and apart <= _STEADY:
                 break
     seconds = {key: np.median(half[..., 0].min(axis=0), axis=0).cumsum() for key, half in halves.items()}
