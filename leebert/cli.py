@@ -343,7 +343,7 @@ def _time_exits(exported: bool, device: str) -> Callable[..., Any]:
         return exit_milliseconds
     if device not in ("auto", "cpu"):
         raise ConfigError(f"--exported --device {device}: the exported form runs on the CPU; leave out one of the two")
-    _check_packages("export", "onnx", "onnxscript", "onnxruntime")
+    console.require_packages("export", *console.EXPORT_PACKAGES)
     from leebert.export.network_times import network_times
 
     return network_times
@@ -351,7 +351,7 @@ def _time_exits(exported: bool, device: str) -> Callable[..., Any]:
 
 def _exported_evaluation(folder: Path, task: Any, batch_size: int, timed_rows: int) -> Callable[..., dict[str, Any]]:
     """Load an exported model on one thread; return its evaluation as :func:`_saved_evaluation` does."""
-    _check_packages("export", "torch", "onnx", "onnxruntime")
+    console.require_packages("export", "torch", "onnx", "onnxruntime")
     from leebert.export.evaluation import evaluate_exported
     from leebert.exported.model import ExportedModel
 
@@ -657,6 +657,7 @@ def export(
     criterion: Criterion = None,
     max_loss: MaxLoss = None,
     speed_up: SpeedUp = None,
+    latency: Latency = None,
     threads: Annotated[int, typer.Option(min=1, help="Threads of ONNX Runtime in measurements.")] = 1,
     json_: Json = False,
 ) -> None:
@@ -666,15 +667,18 @@ def export(
         if value not in valid:
             raise ConfigError(f"{option} {value}: should be {' or '.join(v for v in valid if v)}")
     _check_saved(model)
+    from leebert.milliseconds import parse_milliseconds
+
+    milliseconds = None if latency is None else parse_milliseconds(latency, "--latency")
     if calibration is not None:
         _check_input(str(calibration))
-    _check_packages("export", "onnx", "onnxscript", "onnxruntime")
+    console.require_packages("export", *console.EXPORT_PACKAGES)
     with live.display("loading libraries"):
         console.quiet_transformers()
         from leebert.export.command import Options, export_model
         from leebert.operating_point import Aim
 
-        aim = None if max_loss is None and speed_up is None else Aim.of(max_loss, speed_up)
+        aim = None if [max_loss, speed_up, latency].count(None) == 3 else Aim.of(max_loss, speed_up, milliseconds)
         options = Options(int8, exits == "all", threads, calibration, data_dir, criterion, aim)
         exported = export_model(model, out, options, partial(live.track, what="samples"))
     from leebert.export.summary import print_exported
@@ -683,14 +687,6 @@ def export(
         console.emit_json(exported.as_dict())
     else:
         print_exported(out, exported)
-
-
-def _check_packages(extra: str, *packages: str) -> None:
-    """Refuse a command whose packages are not installed."""
-    from importlib.util import find_spec
-
-    if missing := [name for name in packages if find_spec(name) is None]:
-        raise ConfigError(f"this command needs {', '.join(missing)}: pip install 'leebert-sweep[{extra}]'")
 
 
 def _source(input_: str) -> Any:
