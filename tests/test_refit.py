@@ -590,7 +590,10 @@ def test_patience_takes_the_nearest_and_reports_it(served, rows, caplog):
 
 WRONG = {
     "a threshold above its range": ({"criterion": "confidence", "threshold": 1.5}, "between 0 and 1, not 1.5"),
-    "a threshold below its range": ({"criterion": "entropy", "threshold": -0.1}, "between 0 and ln 2 = 0.6931, not -0.1"),
+    "a threshold below its range": (
+        {"criterion": "entropy", "threshold": -0.1},
+        "between 0 and ln 2 = 0.6931, not -0.1",
+    ),
     "an entropy above ln K": ({"criterion": "entropy", "threshold": 1.2}, "between 0 and ln 2 = 0.6931"),
     "normalised for plain entropy": ({"criterion": "entropy", "threshold": 0.9}, "did you mean normalised_entropy"),
     "a confidence of nothing": ({"criterion": "confidence", "threshold": 0}, "lies above 0, not 0"),

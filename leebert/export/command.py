@@ -46,6 +46,9 @@ from leebert.tradeoff import tradeoff
 #: Precisions by the value of `--int8`; None: without the option.
 PRECISIONS = {None: "fp32", "dynamic": "int8-dynamic", "static": "int8-static"}
 
+#: The kind of int8 of texts unless it is stated.
+INT8 = "dynamic"
+
 
 @dataclasses.dataclass(frozen=True)
 class Validated:
@@ -65,7 +68,7 @@ class Options:
     """The options of an export.
 
     Attributes:
-        int8: `dynamic` or `static`; None: float32.
+        int8: `dynamic`, `static`, or `auto`, which is dynamic for texts and static for images; None: float32.
         all_exits: Whether to keep every exit, whatever it costs.
         threads: Threads of ONNX Runtime in measurements.
         calibration: A file of texts for the ranges of static int8; None: training samples.
@@ -115,6 +118,8 @@ def export_model(
     check_out(out)
     model, tokenizer = kind_of_saved(folder).load(folder)
     model = model.float().eval()
+    if options.int8 == "auto":
+        options = dataclasses.replace(options, int8="static" if tokenizer is None else INT8)
     check_model(model, tokenizer, folder, options)
     with tempfile.TemporaryDirectory() as scratch:
         live.phase("reading the samples")
@@ -137,10 +142,13 @@ def check_model(model: Any, tokenizer: Any, folder: Path, options: Options) -> N
         options: The options.
 
     Raises:
-        ConfigError: The tokenizer is not a fast one, or images are to be quantised, or the criterion needs torch.
+        ConfigError: The tokenizer is not a fast one, the kind of int8 does not suit images, or the criterion needs torch.
     """
-    if options.int8 and tokenizer is None:
-        raise ConfigError(f"--int8: {folder} is a network of images, which is exported in float32; leave --int8 out")
+    if options.int8 == "dynamic" and tokenizer is None:
+        raise ConfigError(
+            f"--int8 dynamic: {folder} is a network of images, whose convolutions are faster in float32 than with ranges that "
+            "are computed for each batch; give --int8 static, or leave --int8 out"
+        )
     if options.calibration and options.int8 != "static":
         raise ConfigError("--calibration is for --int8 static: add it, or leave --calibration out")
     if tokenizer is not None and not getattr(tokenizer, "is_fast", False):
