@@ -123,7 +123,7 @@ def test_segments_of_a_residual_network_answer_as_the_network():
 
 @pytest.mark.slow
 def test_a_trained_residual_network_is_exported_in_float32_and_in_static_int8(cli, tmp_path):
-    data, model = write_cifar(tmp_path / "cifar10", train=340, test=60), tmp_path / "model"
+    data, model = write_cifar(tmp_path / "cifar10", train=160, test=40), tmp_path / "model"
     settings = [part for one in ("max_epochs=1", "batch_size=32", "lr_theta=0.05", "theta_optimizer=sgd", "precision=fp32")
                 for part in ("--set", f"training.{one}")]  # fmt: skip
     ran = cli(
@@ -137,7 +137,7 @@ def test_a_trained_residual_network_is_exported_in_float32_and_in_static_int8(cl
         assert ran.code == 0, ran.err
         exports[name] = ExportedModel.load(out)
     assert exports["int8"].manifest.precision == "int8-static"
-    assert "306 training samples" in (tmp_path / "int8" / "README.md").read_text()
+    assert "128 training samples" in (tmp_path / "int8" / "README.md").read_text()
     sizes = {name: sum(f.stat().st_size for f in (tmp_path / name).glob("*.onnx")) for name in exports}
     assert sizes["int8"] < 0.5 * sizes["fp32"]
     network, _ = kind_of_saved(model).load(model)
