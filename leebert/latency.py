@@ -188,7 +188,7 @@ def exit_milliseconds(
     exits = 1000 * times.seconds[""]
     layers = tuple(getattr(model, "exit_layers", range(1, model.num_exits + 1)))
     described = f"PyTorch, {machine(runtime)}, {samples_in_words(np.asarray(rows.lengths)[index])}"
-    disturbed = times.share < _UNDISTURBED or times.apart > 5 * _STEADY
+    disturbed = bool(times.share < _UNDISTURBED or times.apart > 5 * _STEADY)
     return ExitMilliseconds(tuple(exits.tolist()), layers, described, disturbed)
 
 
