@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import json
 import logging
 import os
@@ -16,7 +17,7 @@ from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from leebert.errors import LeebertError
+from leebert.errors import ConfigError, LeebertError
 
 #: Options of :mod:`textwrap` that keep numbers, paths and options whole.
 _BETWEEN_WORDS: dict[str, Any] = {"break_long_words": False, "break_on_hyphens": False}
@@ -29,6 +30,9 @@ EXTRAS = {
     "serve": ("onnxruntime", "tokenizers", "fastapi", "starlette", "uvicorn", "uvloop", "aiohttp"),
     "export": ("onnx", "onnxscript"),
 }
+
+#: The packages beyond those of training that an export needs.
+EXPORT_PACKAGES = (*EXTRAS["export"], "onnxruntime")
 
 
 def missing_package(error: ModuleNotFoundError, own: str = "train") -> str | None:
@@ -49,6 +53,25 @@ def missing_package(error: ModuleNotFoundError, own: str = "train") -> str | Non
         f"this command needs {package}, which is not installed: pip install "
         f"'leebert-sweep[{own if extra == 'train' else extra}]'"
     )
+
+
+def missing_packages(*names: str) -> list[str]:
+    """Return those packages that are not installed."""
+    return [name for name in names if importlib.util.find_spec(name) is None]
+
+
+def require_packages(extra: str, *names: str) -> None:
+    """Refuse a command whose packages are not installed.
+
+    Args:
+        extra: The extra that installs them.
+        *names: The packages.
+
+    Raises:
+        ConfigError: Some are not installed.
+    """
+    if missing := missing_packages(*names):
+        raise ConfigError(f"this command needs {', '.join(missing)}: pip install 'leebert-sweep[{extra}]'")
 
 
 class _Stderr(logging.Handler):

@@ -27,6 +27,7 @@ from leebert.cli_options import (
     Device,
     Experiment,
     Json,
+    Latency,
     MaxLoss,
     Patience,
     Pooling,
@@ -560,6 +561,14 @@ def refit(
     patience: Patience = None,
     speed_up: SpeedUp = None,
     max_loss: MaxLoss = None,
+    latency: Latency = None,
+    export: Annotated[
+        str | None,
+        typer.Option(
+            metavar="int8|fp32|none",
+            help="Form of the registered model: exported for ONNX Runtime in int8 (default) or fp32, or in PyTorch (none).",
+        ),
+    ] = None,
     data_dir: DataDir = None,
     backbone: Backbone = None,
     tracking_uri: TrackingUri = None,
@@ -576,10 +585,12 @@ def refit(
     ] = False,
     json_: Json = False,
 ) -> None:
-    """Train a best file's configuration on the whole training split, evaluate it and register it for serving."""
+    """Train a best file's configuration on the whole training split, evaluate it, export it and register it for serving."""
+    from leebert.milliseconds import parse_milliseconds
     from tune.models.best_file import read_best
 
     best = read_best(file).moved(data_dir, backbone)
+    milliseconds = None if latency is None else parse_milliseconds(latency, "--latency")
     out = out or Path("refits") / best.task_name
     experiment = experiment or f"leebert-{best.task_name}"
     with live.display(LOADING):
@@ -589,7 +600,10 @@ def refit(
         from tune.models.register import RegistryTarget, check_names, check_server, log_refit, model_name
         from tune.tracking.server import resolve_uri
 
-        plan = RefitPlan(seeds_of(best, seeds, first_seed), criterion, speed_up, patience, device, max_loss=max_loss)
+        plan = RefitPlan(
+            seeds_of(best, seeds, first_seed), criterion, speed_up, patience, device, max_loss=max_loss,
+            latency=milliseconds, export=export,
+        )  # fmt: skip
         to = RegistryTarget(resolve_uri(tracking_uri), experiment, name or model_name(best.task_name), alias)
         check_names(to, best.task_name)
         live.phase("checking data and backbone, and choosing the thresholds")
@@ -597,7 +611,7 @@ def refit(
         live.phase("connecting to MLflow")
         check_server(to)
         with claimed(ready):
-            outcome = refit_(ready, served_as=to.address, anyway=anyway)
+            outcome = refit_(ready, name=to.name, served_as=to.address, anyway=anyway)
             live.phase("registering the model in MLflow")
             outcome["mlflow"] = log_refit(best, out, outcome, to)
             finish(out, outcome)
