@@ -18,7 +18,7 @@ from tune.serve.front import Front
 from tune.serve.metrics import Metrics
 from tune.serve.queue import TURNS, Job, Queue, Row, batch_size, form_batch
 from tune.serve.requests import Limits, Refusal
-from tune.serve.wire import Frames
+from tune.serve.wire import HEADER, HELLO, LONGEST_GREETING, Frames
 from tune.serve.worker import Worker
 
 POINTS = (OperatingPoint(0.1, 0.9, 1.0, 10.0), OperatingPoint(0.6, 0.89, 2.0, 5.0))
@@ -482,17 +482,43 @@ def test_a_front_that_drains_refuses_new_requests_and_answers_those_it_holds():
     in_front(test)
 
 
-def test_a_stranger_on_the_replicas_port_is_not_heard():
+def test_a_stranger_on_the_replicas_port_is_not_heard(monkeypatch):
+    """Nor kept: wrong tokens, and silence."""
+    monkeypatch.setattr("tune.serve.front.GREETING_S", 0.1)
+
     async def test(served):
-        loop = asyncio.get_running_loop()
-        lost = []
-        for payload in (b'{"token": "wrong"}', b"[]", b"no json", b"\xff"):
-            _, frames = await loop.create_connection(
-                lambda: Frames(lambda *_: None, lost.append), "127.0.0.1", served.port
-            )
-            frames.send(1, 0, payload)
-        await until(lambda: len(lost) == 4)
+        loop, lost = asyncio.get_running_loop(), []
+
+        async def stranger():
+            return (
+                await loop.create_connection(lambda: Frames(lambda *_: None, lost.append), "127.0.0.1", served.port)
+            )[1]
+
+        greetings = (
+            b'{"token": "wrong"}',
+            '{"token": "t\u00f6ken"}'.encode(),
+            b'{"token": "\\ud800"}',
+            b'{"token": 1}',
+        )
+        for payload in (*greetings, b"[]", b"no json", b"\xff"):
+            (await stranger()).send(HELLO, 0, payload)
+        await until(lambda: len(lost) == 7)
+        await stranger()
+        await until(lambda: len(lost) == 8)
         assert len(served.front.replicas) == 1
+        assert (await served.ask(BODY))[0] == 200
+
+    in_front(test)
+
+
+def test_a_stranger_that_announces_more_than_a_greeting_is_cut_off_before_it_sends_it():
+    async def test(served):
+        frames, closed = served.front.accept(), []
+        frames._transport = SimpleNamespace(close=lambda: closed.append(True))
+        frames.data_received(HEADER.pack(LONGEST_GREETING, HELLO, 0))
+        assert not closed
+        frames.data_received(bytes(LONGEST_GREETING) + HEADER.pack(LONGEST_GREETING + 1, HELLO, 0))
+        assert len(closed) == 2, "once for its token, once for its length"
 
     in_front(test)
 

@@ -30,6 +30,9 @@ log = logging.getLogger(__name__)
 #: Prefix of the application's name, and the deployment's name, in Ray Serve.
 APPLICATION, DEPLOYMENT = "leebert", "model"
 
+#: Seconds for which the load must ask for more replicas, or for fewer, before their number changes.
+UPSCALE_S, DOWNSCALE_S = 5.0, 60.0
+
 #: Pending connections of the listening sockets.
 BACKLOG = 4096
 
@@ -305,11 +308,9 @@ class _RayThread:
         import ray
         from ray import serve
 
+        # Not `serve.shutdown`: it kills Ray Serve's controller while that ends, and Ray prints a line of it.
         with contextlib.suppress(Exception):
-            if self._options.address is None:
-                serve.shutdown()
-            else:
-                serve.delete(self._name)
+            serve.delete(self._name)
         ray.shutdown()
 
 
@@ -337,8 +338,8 @@ def _application(options: ServerOptions, replica: ReplicaOptions) -> Any:
     if options.max_replicas is not None and options.max_replicas > options.replicas:
         scaling = {
             "autoscaling_config": {
-                "min_replicas": options.replicas, "max_replicas": options.max_replicas, "upscale_delay_s": 5.0,
-                "downscale_delay_s": 60.0, "policy": {"policy_function": replicas_needed},
+                "min_replicas": options.replicas, "max_replicas": options.max_replicas, "upscale_delay_s": UPSCALE_S,
+                "downscale_delay_s": DOWNSCALE_S, "policy": {"policy_function": replicas_needed},
             }
         }  # fmt: skip
     deployment: Any = serve.deployment(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -141,9 +141,14 @@ class ServedModel:
         rows = self._rows(_BATCH)
         alone, together = math.inf, math.inf
         for _ in range(_ROUNDS):  # the fastest rounds: other programs disturb some
-            alone = min(alone, sum(_seconds(lambda row=row: self.run([row], never)) for row in rows))
-            together = min(together, _seconds(lambda: self.run(rows, never)))
+            alone = min(alone, sum(self._seconds([row], never) for row in rows))
+            together = min(together, self._seconds(rows, never))
         return fixed_rows(len(rows), together / alone)
+
+    def _seconds(self, rows: Sequence[Row], exits: Exits) -> float:
+        started = time.perf_counter()
+        self.run(rows, exits)
+        return time.perf_counter() - started
 
     def _rows(self, lengths: Sequence[int]) -> list[Row]:
         """Encode texts of so many words."""
@@ -161,12 +166,6 @@ def fixed_rows(count: int, ratio: float) -> float:
         f with `ratio` = (f + `count`) / (`count` (f + 1)); 0 to `count`.
     """
     return min(max(count * (1 - ratio) / max(count * ratio - 1, 1e-9), 0.0), float(count))
-
-
-def _seconds(work: Callable[[], object]) -> float:
-    started = time.perf_counter()
-    work()
-    return time.perf_counter() - started
 
 
 def require_texts(manifest: Manifest) -> None:
