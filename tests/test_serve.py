@@ -23,7 +23,7 @@ from clusters import wait_until
 from exported_toys import export_toy
 
 from leebert.errors import ConfigError
-from tune.serve.app import ServerOptions, _RayThread
+from tune.serve.app import ServerOptions, _RayThread, possible_connections
 from tune.serve.load import Surge, about_server, read_samples, run_load, save, summary
 from tune.serve.replica import ReplicaOptions, replicas_needed
 from tune.serve.source import exported_folder
@@ -100,6 +100,10 @@ def test_it_says_what_it_serves_and_answers(server):
     assert json.loads(body)["predictions"][0]["exit_layer"] == 3
     assert "threshold" not in json.loads(body)["predictions"][0]
     assert server.ask({"inputs": [RECORD], "params": {"criterion": "pcee", "speed_up": 2}})[0] == 422
+    long = {"inputs": [{"first": "w1 " * 20, "second": "w2"}]}
+    status, _, body = server.ask(long)
+    assert (status, "the model takes at most 16 tokens" in body) == (422, True)
+    assert server.ask(long | {"params": {"truncate": True}})[0] == 200
     assert server.ask(None, path="/healthz")[0] == 200
     wait_until(lambda: server.metric('leebert_texts_total{exit_layer="3"') >= 3, 10)
 
@@ -288,6 +292,25 @@ def test_a_model_of_mlflow_is_downloaded_and_one_that_is_not_exported_refused(tm
     ):
         pass
     assert len(downloads) == 2
+
+
+@pytest.mark.parametrize(
+    ("soft", "hard", "raised", "connections"),
+    [
+        (1024, 20_000, 12_256, 12_000),
+        (1024, 4096, 4096, 3840),
+        (20_000, 20_000, None, 12_000),
+        (1024, -1, 12_256, 12_000),
+    ],
+)
+def test_the_limit_of_open_files_is_raised_for_connections_as_far_as_it_may(
+    soft, hard, raised, connections, monkeypatch
+):
+    limits = []
+    monkeypatch.setattr("resource.getrlimit", lambda _: (soft, hard))
+    monkeypatch.setattr("resource.setrlimit", lambda _, values: limits.append(values))
+    assert possible_connections(12_000) == connections
+    assert limits == ([] if raised is None else [(raised, hard)])
 
 
 def test_servers_of_a_cluster_have_names_of_their_own(tmp_path):
