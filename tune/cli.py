@@ -478,6 +478,13 @@ def best(
             "--pareto", help="Compute the Pareto front of score against mean exit layer, even with more than 100 runs."
         ),
     ] = False,
+    milliseconds: Annotated[
+        bool,
+        typer.Option(
+            "--milliseconds",
+            help="Measure the networks on this machine, in the form of `leebert export`, and add milliseconds to the tables.",
+        ),
+    ] = False,
     anyway: Annotated[
         bool,
         typer.Option(
@@ -501,7 +508,7 @@ def best(
         from tune.models.write_best import print_best, write_best
 
         live.phase("reading the sweeps")
-        choices, errors = choose_each(folders, aim, front=pareto, anyway=anyway)
+        choices, errors = choose_each(folders, aim, front=pareto, timed=milliseconds, anyway=anyway)
         written = [(choice, *write_best(choice, out)) for choice in choices]
     if json_ and written:
         contents = [{**values, "file": str(path)} for _, values, path in written]
