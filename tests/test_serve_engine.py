@@ -30,11 +30,12 @@ class Model:
     columns = (("text",),)
 
     def __init__(self):
-        self.batches, self.go = [], threading.Event()
+        self.batches, self.go, self.encoded = [], threading.Event(), 0
         self.go.set()
         self.error = None
 
     def encode(self, texts, *, truncate):
+        self.encoded += len(texts)
         return [Row(text[0], len(text[0])) for text in texts]
 
     def choose(self, choice):
@@ -403,6 +404,9 @@ def test_a_connection_whose_body_was_not_read_is_closed_and_others_are_kept(monk
         await until(lambda: any(one.done() for one in held))
         refused = next(one.result() for one in held if one.done())
         assert (refused[0], refused[1].get("connection")) == (429, None), "the replica's queue is full"
+        encoded = served.model.encoded
+        assert (await served.ask(BODY))[0] == 429
+        assert served.model.encoded == encoded, "what is refused is not tokenised"
         served.model.go.set()
         await asyncio.gather(*held)
 
