@@ -48,6 +48,9 @@ from leebert.thresholds import (
 )
 from leebert.tradeoff import Tradeoff, tradeoff
 
+#: Logits of texts, the number of truncated texts, and the time up to each exit if it was measured.
+Recording = tuple[RecordedLogits, int, ExitMilliseconds | None]
+
 
 @dataclasses.dataclass(frozen=True)
 class Calibration:
@@ -60,11 +63,11 @@ class Calibration:
         rows: Number of texts.
         cut: Number of texts that were truncated.
         source: Name of the texts.
-        num_exits: M.
+        recorded: The logits of the texts.
         curves: Layer speed-up by threshold, as in :func:`leebert.thresholds.curves`.
         single_class: Whether every exit predicts one class for all texts; the speed-up is then meaningless.
-        times: The wall-clock time up to each exit, if the aim is a time; else None.
-        milliseconds: The mean time per text at the model's new threshold, if the aim is a time.
+        times: The wall-clock time up to each exit, if it was measured; else None.
+        milliseconds: The mean time per text at the model's new threshold, if it was measured.
     """
 
     own: Chosen
@@ -73,7 +76,7 @@ class Calibration:
     rows: int
     cut: int
     source: str
-    num_exits: int
+    recorded: RecordedLogits
     curves: dict[str, list[list[float]]]
     single_class: bool = False
     times: ExitMilliseconds | None = None
@@ -101,19 +104,81 @@ class Calibration:
         }
 
 
-def calibrate(
+@dataclasses.dataclass(frozen=True)
+class Subject:
+    """A model, saved or exported, as calibration uses it.
+
+    Attributes:
+        exit_layers: (M,) layers below each exit.
+        depth: Layers of the unreduced network.
+        classes: K.
+        criterion: Name of its exit criterion.
+        patience: The criterion's second parameter; None: the default, or it has none.
+        record: Runs texts through all layers: logits, the number of truncated texts, and the times that its second argument
+            measured on the tokenised texts, if it is given.
+        time: Measures the time up to each exit of tokenised texts under a criterion.
+    """
+
+    exit_layers: tuple[int, ...]
+    depth: int
+    classes: int
+    criterion: str
+    patience: int | None
+    record: Callable[[Sequence[tuple[str, ...]], Callable[[Any], ExitMilliseconds] | None], Recording]
+    time: Callable[[Any, ExitCriterion], ExitMilliseconds]
+
+    @property
+    def num_exits(self) -> int:
+        """M."""
+        return len(self.exit_layers)
+
+
+def saved_subject(
     model: Any,
     tokenizer: Any,
+    source: str,
+    runtime: Runtime,
+    *,
+    batch_size: int = 64,
+    time_exits: Callable[..., ExitMilliseconds] = exit_milliseconds,
+    progress: Callable[[Iterable[Any]], Iterable[Any]] = iter,
+) -> Subject:
+    """Describe a saved model to :func:`calibrate`.
+
+    Args:
+        model: The model.
+        tokenizer: Its tokenizer.
+        source: Name of the texts, for messages.
+        runtime: Device and precision.
+        batch_size: Samples per forward pass.
+        time_exits: Measures the time up to each exit.
+        progress: Wraps the iteration over batches, such as a progress bar.
+    """
+
+    def record(texts: Sequence[tuple[str, ...]], time: Callable[[Any], ExitMilliseconds] | None) -> Recording:
+        columns = tuple(list(column) for column in zip(*texts, strict=True))
+        examples = Examples(columns, None, np.arange(len(texts)), source)
+        with tempfile.TemporaryDirectory() as folder:
+            rows = kind_of_model(model).encode(model, tokenizer, examples, Path(folder) / "rows.arrow")
+            recorded = record_all(model, rows, runtime, batch_size, progress=progress)
+            return recorded, int(rows.truncated), time(rows) if time else None
+
+    config = model.config
+    return Subject(
+        tuple(model.exit_layers), model.depth, config.num_labels, config.exit_strategy, config.exit_patience, record,
+        lambda rows, criterion: time_exits(model, rows, criterion, runtime),
+    )  # fmt: skip
+
+
+def calibrate(
+    subject: Subject,
     texts: Sequence[tuple[str, ...]],
     source: str,
     aim: Aim,
     criterion: str,
-    runtime: Runtime,
     *,
     validated: Sequence[Tradeoff] = (),
-    batch_size: int = 64,
-    time_exits: Callable[..., ExitMilliseconds] = exit_milliseconds,
-    progress: Callable[[Iterable[Any]], Iterable[Any]] = iter,
+    always_timed: bool = False,
 ) -> Calibration:
     """Run the texts once through all layers and choose the threshold of every criterion for an aim.
 
@@ -122,49 +187,37 @@ def calibrate(
     curves, since the texts have no labels; the texts then give its layer speed-up.
 
     Args:
-        model: The saved model.
-        tokenizer: Its tokenizer; None for images.
+        subject: The model.
         texts: N texts or pairs of texts.
         source: Their name, for messages.
         aim: The target layer speed-up, the largest drop in score, or the largest mean time per text.
         criterion: The exit criterion that becomes the model's own.
-        runtime: Device and precision.
         validated: The model's validation curves (:func:`leebert.operating_point.saved_tradeoffs`).
-        batch_size: Samples per forward pass.
-        time_exits: Measures the time up to each exit, for a largest time.
-        progress: Wraps the iteration over batches, such as a progress bar.
+        always_timed: Whether to measure the time up to each exit for any aim.
 
     Returns:
-        The thresholds and curves; :func:`save_calibration` writes them.
+        The thresholds and curves; :func:`save_calibration` writes them into a saved model.
 
     Raises:
         ConfigError: The model has no such criterion, or can't reach the aim.
         DataError: There are too few different texts, or no threshold attains the speed-up.
     """
-    if model.num_exits == 1:
+    if subject.num_exits == 1:
         raise ConfigError("this model has one exit, so it has no threshold to calibrate; train it with several exits")
     own_row = choosable(criterion)
-    patience = model.config.exit_patience if own_row.name == model.config.exit_strategy else None
-    patience = own_row.counted(patience, model.num_exits)
-    recorded: RecordedLogits | None = None
-    cut, times = 0, None
+    patience = own_row.counted(subject.patience if own_row.name == subject.criterion else None, subject.num_exits)
+    timed = _timed(own_row, patience, subject) if always_timed or aim.milliseconds is not None else None
+    speed_up = attainable(subject.exit_layers, subject.depth)[0]  # any text will do until the times are known
     if aim.max_loss is not None:
         speed_up = within_loss(validated, own_row.name, patience, aim.max_loss).reached
-    elif aim.milliseconds is not None:
-        _check_count(texts, source, model, attainable(model.exit_layers, model.depth)[0])
-        criterion_ = _timed(own_row, patience, model)
-        recorded, cut, times = _recorded(
-            model, tokenizer, texts, source, runtime, batch_size, progress,
-            lambda rows: time_exits(model, rows, criterion_, runtime),
-        )  # fmt: skip
+    elif aim.speed_up is not None:
+        speed_up = check_speed_up(aim.speed_up, subject.exit_layers, subject.depth)
+    _check_count(texts, source, subject, speed_up)
+    recorded, cut, times = subject.record(texts, (lambda rows: subject.time(rows, timed)) if timed else None)
+    if aim.milliseconds is not None:
         assert times is not None
         speed_up = times.speed_up_within(tradeoff(recorded, own_row.name, patience), aim.milliseconds)
-    else:
-        assert aim.speed_up is not None
-        speed_up = check_speed_up(aim.speed_up, model.exit_layers, model.depth)
-    _check_count(texts, source, model, speed_up)
-    if recorded is None:
-        recorded, cut, _ = _recorded(model, tokenizer, texts, source, runtime, batch_size, progress)
+        _check_count(texts, source, subject, speed_up)
     if aim.max_loss is not None:
         own, chosen = _within_loss(recorded, validated, own_row.name, patience, aim.max_loss)
     else:
@@ -173,15 +226,14 @@ def calibrate(
         if not own.near and not own_row.whole:
             raise DataError(f"{source}: {own.shortfall}; set --speed-up to that, or give other texts")
     expected = {name: speed_up_interval(recorded, name, one.threshold, one.patience) for name, one in chosen.items()}
-    own_curves = curves(recorded, own.patience)
-    single_class = bool(collapsed(recorded.logits).all())
-    mean = None if times is None else float(times.at_layers(model.depth / own.reached))
+    mean = None if times is None else float(times.at_layers(subject.depth / own.reached))
     return Calibration(
-        own, chosen, expected, len(texts), cut, source, model.num_exits, own_curves, single_class, times, mean
-    )
+        own, chosen, expected, len(texts), cut, source, recorded, curves(recorded, own.patience),
+        bool(collapsed(recorded.logits).all()), times, mean,
+    )  # fmt: skip
 
 
-def _check_count(texts: Sequence[tuple[str, ...]], source: str, model: Any, speed_up: float) -> None:
+def _check_count(texts: Sequence[tuple[str, ...]], source: str, model: Subject, speed_up: float) -> None:
     """Raise DataError if there are too few different texts for a layer speed-up."""
     needed = rows_needed(speed_up, model.exit_layers, model.depth)
     differing = len(set(texts))  # a repeated text adds no information
@@ -193,9 +245,9 @@ def _check_count(texts: Sequence[tuple[str, ...]], source: str, model: Any, spee
         )
 
 
-def _timed(row: Criterion, patience: int | None, model: Any) -> ExitCriterion:
+def _timed(row: Criterion, patience: int | None, subject: Subject) -> ExitCriterion:
     """Make a criterion to time; any threshold will do, since timing lets no sample exit."""
-    exits, classes = model.num_exits, model.config.num_labels
+    exits, classes = subject.num_exits, subject.classes
     return make_criterion(row.name, row.bounds(exits, classes)[0], patience, num_exits=exits, num_classes=classes)
 
 
@@ -246,7 +298,7 @@ def save_calibration(folder: Path, calibration: Calibration) -> str:
     files = {
         folder / "config.json": json.dumps(config, indent=2) + "\n",
         folder / FILE: curves_as_json(
-            calibration.curves, calibration.num_exits, calibration.chosen_on, calibration.own, scored
+            calibration.curves, len(calibration.recorded.logits), calibration.chosen_on, calibration.own, scored
         ),
     }
     if card is not None:
@@ -297,22 +349,3 @@ def print_calibration(folder: Path, calibration: Calibration, before: str) -> No
     sentence(f"{folder}: now uses exit criterion {calibration.own.name}, threshold {calibration.own.threshold:.6g}")
     if before:
         sentence(f"this replaces the thresholds chosen on {before}")
-
-
-def _recorded(
-    model: Any,
-    tokenizer: Any,
-    texts: Sequence[tuple[str, ...]],
-    source: str,
-    runtime: Runtime,
-    batch_size: int,
-    progress: Any,
-    time: Callable[[Any], ExitMilliseconds] | None = None,
-) -> tuple[RecordedLogits, int, ExitMilliseconds | None]:
-    """Record the logits of the texts; return also how many were truncated and, with `time`, the time up to each exit."""
-    columns = tuple(list(column) for column in zip(*texts, strict=True))
-    examples = Examples(columns, None, np.arange(len(texts)), source)
-    with tempfile.TemporaryDirectory() as folder:
-        rows = kind_of_model(model).encode(model, tokenizer, examples, Path(folder) / "rows.arrow")
-        recorded = record_all(model, rows, runtime, batch_size, progress=progress)
-        return recorded, int(rows.truncated), time(rows) if time else None

@@ -343,7 +343,7 @@ def _time_exits(exported: bool, device: str) -> Callable[..., Any]:
         return exit_milliseconds
     if device not in ("auto", "cpu"):
         raise ConfigError(f"--exported --device {device}: the exported form runs on the CPU; leave out one of the two")
-    _check_packages("export", "onnx", "onnxscript", "onnxruntime")
+    console.require_packages("export", *console.EXPORT_PACKAGES)
     from leebert.export.network_times import network_times
 
     return network_times
@@ -351,7 +351,7 @@ def _time_exits(exported: bool, device: str) -> Callable[..., Any]:
 
 def _exported_evaluation(folder: Path, task: Any, batch_size: int, timed_rows: int) -> Callable[..., dict[str, Any]]:
     """Load an exported model on one thread; return its evaluation as :func:`_saved_evaluation` does."""
-    _check_packages("export", "torch", "onnx", "onnxruntime")
+    console.require_packages("export", "torch", "onnx", "onnxruntime")
     from leebert.export.evaluation import evaluate_exported
     from leebert.exported.model import ExportedModel
 
@@ -585,7 +585,9 @@ def _print_rows(rows: list[dict[str, str]], json_: bool, title: str, more: Calla
 
 @app.command(cls=Command)
 def calibrate(
-    model: Annotated[Path, typer.Argument(help="Folder of the saved model; the command updates its thresholds.")],
+    model: Annotated[
+        Path, typer.Argument(help="Folder of the saved or exported model; the command updates its thresholds.")
+    ],
     texts: Annotated[
         str, typer.Argument(help="Unlabelled production texts, in a format that `predict` reads; - is stdin.")
     ],
@@ -609,29 +611,74 @@ def calibrate(
         raise ConfigError("--exported: says how --latency is measured; add --latency, or leave it out")
     _check_input(texts)
     check_writable(model, "model")
-    loaded, tokenizer = _load(model)
-    time_exits = _time_exits(exported, device)
-    runtime = _runtime(loaded, None, device)
-    loaded.to(runtime.device)
-    from leebert.calibration import calibrate as choose
-    from leebert.calibration import print_calibration, save_calibration
-    from leebert.operating_point import Aim, saved_tradeoffs
-    from leebert.predict import texts_for
-    from leebert.thresholds import read_curves
+    from leebert.exported.manifest import is_exported
+    from leebert.operating_point import Aim
 
-    calibration = choose(
-        loaded, tokenizer, [row.values for row in texts_for(loaded.config.task, _source(texts), text or ())],
-        "stdin" if texts == "-" else Path(texts).name,
-        Aim.of(max_loss, speed_up, milliseconds), criterion or loaded.config.exit_strategy, runtime,
-        validated=saved_tradeoffs(read_curves(model, validated=True), loaded.exit_layers, loaded.depth), batch_size=batch_size,
-        time_exits=time_exits, progress=partial(live.track, what="samples"),
-    )  # fmt: skip
-    before = save_calibration(model, calibration)
+    source = "stdin" if texts == "-" else Path(texts).name
+    aim = Aim.of(max_loss, speed_up, milliseconds)
+    if is_exported(model):
+        if exported or device not in ("auto", "cpu"):
+            raise ConfigError(f"{model} is exported, and runs on the CPU: leave out --exported and --device")
+        calibration, before = _calibrate_exported(model, _source(texts), text or (), source, aim, criterion, batch_size)
+    else:
+        time_exits = _time_exits(exported, device)
+        calibration, before = _calibrate_saved(
+            model, _source(texts), text or (), source, aim, criterion, batch_size, device, time_exits
+        )
+    from leebert.calibration import print_calibration
+
     if json_:
         console.emit_json(calibration.as_dict())
     else:
         print_calibration(model, calibration, before)
         console.next_step(f"leebert predict {shlex.quote(str(model))} FILE")
+
+
+def _calibrate_saved(
+    folder: Path, texts: Any, columns: Sequence[str], source: str, aim: Any, criterion: str | None, batch_size: int,
+    device: str, time_exits: Callable[..., Any],
+) -> tuple[Any, str]:  # fmt: skip
+    """Calibrate a saved model; returns also the samples of the former thresholds, in words."""
+    loaded, tokenizer = _load(folder)
+    runtime = _runtime(loaded, None, device)
+    loaded.to(runtime.device)
+    from leebert.calibration import calibrate, save_calibration, saved_subject
+    from leebert.operating_point import saved_tradeoffs
+    from leebert.predict import texts_for
+    from leebert.thresholds import read_curves
+
+    subject = saved_subject(
+        loaded, tokenizer, source, runtime, batch_size=batch_size, time_exits=time_exits,
+        progress=partial(live.track, what="samples"),
+    )  # fmt: skip
+    validated = saved_tradeoffs(read_curves(folder, validated=True), loaded.exit_layers, loaded.depth)
+    values = [row.values for row in texts_for(loaded.config.task, texts, columns)]
+    calibration = calibrate(
+        subject, values, source, aim, criterion or loaded.config.exit_strategy, validated=validated
+    )  # fmt: skip
+    return calibration, save_calibration(folder, calibration)
+
+
+def _calibrate_exported(
+    folder: Path, texts: Any, columns: Sequence[str], source: str, aim: Any, criterion: str | None, batch_size: int
+) -> tuple[Any, str]:
+    """Calibrate an exported model as :func:`_calibrate_saved` does a saved one."""
+    console.require_packages("export", "torch", "onnx", "onnxruntime")
+    from leebert.calibration import calibrate
+    from leebert.data.texts import texts_of
+    from leebert.export.calibration import exported_subject, load, save_exported_calibration, validated_tradeoffs
+
+    model = load(folder)
+    manifest = model.manifest
+    if manifest.kind != "texts":
+        raise ConfigError(f"{folder}: an exported model of images; calibrate the model that it was exported from")
+    values = [row.values for row in texts_of(manifest.text_columns, texts, columns)]
+    calibration = calibrate(
+        exported_subject(model, batch_size, partial(live.track, what="samples")), values, source, aim,
+        criterion or manifest.exits.criterion, validated=validated_tradeoffs(manifest), always_timed=True,
+    )  # fmt: skip
+    save_exported_calibration(folder, manifest, calibration)
+    return calibration, ""
 
 
 @app.command(cls=ExportCommand)
@@ -644,7 +691,7 @@ def export(
         typer.Option(
             metavar="[dynamic|static]",
             help="Quantise the layers to 8 bits, per channel; the ranges of activations are computed for each batch (dynamic, "
-            "the default) or measured on texts (static).",
+            "the default for texts) or measured on samples (static, the default for images).",
         ),
     ] = None,
     exits: Annotated[
@@ -657,24 +704,28 @@ def export(
     criterion: Criterion = None,
     max_loss: MaxLoss = None,
     speed_up: SpeedUp = None,
+    latency: Latency = None,
     threads: Annotated[int, typer.Option(min=1, help="Threads of ONNX Runtime in measurements.")] = 1,
     json_: Json = False,
 ) -> None:
     """Export a model as ONNX graphs between its exits, with thresholds and times measured on the exported model."""
-    for option, value, valid in (("--to", to, ("onnx",)), ("--int8", int8, (None, "dynamic", "static")),
+    for option, value, valid in (("--to", to, ("onnx",)), ("--int8", int8, (None, "auto", "dynamic", "static")),
                                  ("--exits", exits, ("auto", "all"))):  # fmt: skip
         if value not in valid:
             raise ConfigError(f"{option} {value}: should be {' or '.join(v for v in valid if v)}")
     _check_saved(model)
+    from leebert.milliseconds import parse_milliseconds
+
+    milliseconds = None if latency is None else parse_milliseconds(latency, "--latency")
     if calibration is not None:
         _check_input(str(calibration))
-    _check_packages("export", "onnx", "onnxscript", "onnxruntime")
+    console.require_packages("export", *console.EXPORT_PACKAGES)
     with live.display("loading libraries"):
         console.quiet_transformers()
         from leebert.export.command import Options, export_model
         from leebert.operating_point import Aim
 
-        aim = None if max_loss is None and speed_up is None else Aim.of(max_loss, speed_up)
+        aim = None if [max_loss, speed_up, latency].count(None) == 3 else Aim.of(max_loss, speed_up, milliseconds)
         options = Options(int8, exits == "all", threads, calibration, data_dir, criterion, aim)
         exported = export_model(model, out, options, partial(live.track, what="samples"))
     from leebert.export.summary import print_exported
@@ -683,14 +734,6 @@ def export(
         console.emit_json(exported.as_dict())
     else:
         print_exported(out, exported)
-
-
-def _check_packages(extra: str, *packages: str) -> None:
-    """Refuse a command whose packages are not installed."""
-    from importlib.util import find_spec
-
-    if missing := [name for name in packages if find_spec(name) is None]:
-        raise ConfigError(f"this command needs {', '.join(missing)}: pip install 'leebert-sweep[{extra}]'")
 
 
 def _source(input_: str) -> Any:
@@ -745,4 +788,5 @@ def _runtime(model: Any, precision: str | None, device: str) -> Any:
 
 def main() -> None:
     """Run the console script `leebert`."""
-    console.run(app)
+    with console.quick_end():
+        console.run(app)

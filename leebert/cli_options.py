@@ -127,9 +127,10 @@ class ExportCommand(Command):
         """Give `--int8` its default value."""
         given = [*args, ""]
         bare = [
-            arg == "--int8" and after not in ("dynamic", "static") for arg, after in zip(given, given[1:], strict=False)
+            arg == "--int8" and after not in ("auto", "dynamic", "static")
+            for arg, after in zip(given, given[1:], strict=False)
         ]
-        return super().parse_args(ctx, ["--int8=dynamic" if b else arg for arg, b in zip(args, bare, strict=False)])
+        return super().parse_args(ctx, ["--int8=auto" if b else arg for arg, b in zip(args, bare, strict=False)])
 
 
 def warn_of_former(former: str, new: str) -> None:

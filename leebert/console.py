@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import importlib.util
 import json
 import logging
 import os
@@ -16,7 +18,7 @@ from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from leebert.errors import LeebertError
+from leebert.errors import ConfigError, LeebertError
 
 #: Options of :mod:`textwrap` that keep numbers, paths and options whole.
 _BETWEEN_WORDS: dict[str, Any] = {"break_long_words": False, "break_on_hyphens": False}
@@ -29,6 +31,9 @@ EXTRAS = {
     "serve": ("onnxruntime", "tokenizers", "fastapi", "starlette", "uvicorn", "uvloop", "aiohttp"),
     "export": ("onnx", "onnxscript"),
 }
+
+#: The packages beyond those of training that an export needs.
+EXPORT_PACKAGES = (*EXTRAS["export"], "onnxruntime")
 
 
 def missing_package(error: ModuleNotFoundError, own: str = "train") -> str | None:
@@ -49,6 +54,25 @@ def missing_package(error: ModuleNotFoundError, own: str = "train") -> str | Non
         f"this command needs {package}, which is not installed: pip install "
         f"'leebert-sweep[{own if extra == 'train' else extra}]'"
     )
+
+
+def missing_packages(*names: str) -> list[str]:
+    """Return those packages that are not installed."""
+    return [name for name in names if importlib.util.find_spec(name) is None]
+
+
+def require_packages(extra: str, *names: str) -> None:
+    """Refuse a command whose packages are not installed.
+
+    Args:
+        extra: The extra that installs them.
+        *names: The packages.
+
+    Raises:
+        ConfigError: Some are not installed.
+    """
+    if missing := missing_packages(*names):
+        raise ConfigError(f"this command needs {', '.join(missing)}: pip install 'leebert-sweep[{extra}]'")
 
 
 class _Stderr(logging.Handler):
@@ -122,6 +146,37 @@ def run(app: Callable[[], Any], *, timestamps: bool = False, extra: str = "train
     except OSError as error:  # a full disk, a folder that can't be written
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
+
+
+@contextlib.contextmanager
+def quick_end() -> Iterator[None]:
+    """Make the process end with the context's exit code without taking down the interpreter.
+
+    With PyTorch and Ray loaded, that takes a second of CPU time, in which a terminal shows nothing. Threads are still waited
+    for, and exit functions run: the one that ends the process is registered first, so it comes last.
+    """
+    code = 0
+    atexit.register(lambda: _end(code))
+    try:
+        yield
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else int(end.code is not None)
+        raise
+    except BaseException:
+        code = 1
+        raise
+
+
+def _end(code: int) -> None:
+    logging.shutdown()
+    for stream in filter(None, (sys.stdout, sys.stderr)):  # None: it was closed before the start
+        try:
+            stream.flush()
+        except BrokenPipeError:  # `| head` closed the pipe
+            continue
+        except OSError:  # a full disk
+            code = code or 1
+    os._exit(code)
 
 
 def print_version(requested: bool) -> None:
@@ -253,7 +308,7 @@ def next_step(command: str) -> None:
 
     So stdout holds the result alone: `$(leebert-tune report NAME)` is a path.
     """
-    print(f"next: {command}", file=sys.stdout if sys.stdout.isatty() else sys.stderr)
+    print(f"next: {command}", file=sys.stdout if sys.stdout and sys.stdout.isatty() else sys.stderr)
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:

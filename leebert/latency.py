@@ -160,7 +160,7 @@ def time_exits(
             totals = [half.sum(axis=(1, 2)) for half in halves.values()]  # (2, 2) each
             apart = max((abs(math.log(even[0] / odd[0])) for even, odd in totals), default=0.0)
             if runtime.device.type == "cpu":
-                share = min((on / wall for wall, on in (total.sum(axis=0) for total in totals)), default=1.0)
+                share = float(min((on / wall for wall, on in (total.sum(axis=0) for total in totals)), default=1.0))
             if share >= _UNDISTURBED and apart <= _STEADY:
                 break
     seconds = {key: np.median(half[..., 0].min(axis=0), axis=0).cumsum() for key, half in halves.items()}
@@ -188,7 +188,7 @@ def exit_milliseconds(
     exits = 1000 * times.seconds[""]
     layers = tuple(getattr(model, "exit_layers", range(1, model.num_exits + 1)))
     described = f"PyTorch, {machine(runtime)}, {samples_in_words(np.asarray(rows.lengths)[index])}"
-    disturbed = times.share < _UNDISTURBED or times.apart > 5 * _STEADY
+    disturbed = bool(times.share < _UNDISTURBED or times.apart > 5 * _STEADY)
     return ExitMilliseconds(tuple(exits.tolist()), layers, described, disturbed)
 
 

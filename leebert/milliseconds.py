@@ -117,7 +117,7 @@ class ExitMilliseconds:
 
     def reaches(self, curve: Tradeoff, latency: float) -> bool:
         """Whether a curve has a point of at most `latency` milliseconds."""
-        return bool(_within(self.of_curve(curve), latency).any())
+        return bool(within_time(self.of_curve(curve), latency).any())
 
     def score_at(self, curve: Tradeoff, latency: float) -> float:
         """Interpolate the best score within a mean time.
@@ -133,8 +133,8 @@ class ExitMilliseconds:
             ConfigError: No point is fast enough.
         """
         times = self.of_curve(curve)
-        if not _within(times, latency).any():
-            raise self._too_slow(times, curve.criterion, latency)
+        if not within_time(times, latency).any():
+            raise self.too_slow([curve], latency)
         order = np.argsort(times, kind="stable")
         return float(np.interp(latency, times[order], curve.scores[order]))
 
@@ -152,15 +152,17 @@ class ExitMilliseconds:
             ConfigError: No point is fast enough.
         """
         times = self.of_curve(curve)
-        within = _within(times, latency)
+        within = within_time(times, latency)
         if not within.any():
-            raise self._too_slow(times, curve.name, latency)
+            raise self.too_slow([curve], latency)
         return curve.depth / float(curve.layers[within].max())
 
-    def _too_slow(self, times: np.ndarray, criterion: str, latency: float) -> ConfigError:
+    def too_slow(self, curves: Sequence[Tradeoff], latency: float) -> ConfigError:
+        """Make the error for curves without a point of at most `latency` milliseconds."""
+        times = np.concatenate([self.of_curve(curve) for curve in curves])
         return ConfigError(
-            f"latency {latency:g} ms: exit criterion {criterion} takes from {times.min():.3g} to {times[-1]:.3g} ms per sample "
-            f"({self.measured}); choose a time in this range"
+            f"latency {latency:g} ms: exit criterion {' or '.join(curve.name for curve in curves)} takes from "
+            f"{times.min():.3g} to {times.max():.3g} ms per sample ({self.measured}); choose a time in this range"
         )
 
     def as_dict(self) -> dict[str, Any]:
@@ -180,7 +182,6 @@ class ExitMilliseconds:
         )
 
 
-def _within(times: np.ndarray, latency: float) -> np.ndarray:
+def within_time(times: Any, latency: float) -> Any:
     """Which of some times are at most `latency`, but for rounding."""
-    within: np.ndarray = times <= latency * (1 + 1e-9)
-    return within
+    return times <= latency * (1 + 1e-9)

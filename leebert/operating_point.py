@@ -17,6 +17,7 @@ import numpy as np
 
 from leebert.errors import ConfigError
 from leebert.exits import CRITERIA, named
+from leebert.milliseconds import ExitMilliseconds, within_time
 from leebert.thresholds import Chosen
 from leebert.tradeoff import ALLOWED_LOSS, SPEED_UP, Point, Tradeoff, tradeoff, tradeoffs
 
@@ -78,8 +79,10 @@ class Aim:
             The aim; the default one if all are None.
 
         Raises:
-            ConfigError: The loss is not between 0 and 100 points, or the speed-up is below 1.
+            ConfigError: The loss is not between 0 and 100 points, the speed-up is below 1, or a time is given with another aim.
         """
+        if milliseconds is not None and (max_loss is not None or speed_up is not None):
+            raise ConfigError(f"--latency and {'--speed-up' if max_loss is None else '--max-loss'}: give one of them")
         if max_loss is None and speed_up is None and milliseconds is None:
             return cls()
         fraction = None if max_loss is None else check_max_loss(max_loss, "--max-loss")
@@ -132,6 +135,31 @@ def choose_point(curves: Sequence[Tradeoff], aim: Aim) -> Chosen:
     return min(near, key=lambda chosen: (round(chosen.loss or 0.0, 9), abs(math.log(chosen.reached / target))))
 
 
+def choose_in_time(curves: Sequence[Tradeoff], times: ExitMilliseconds, milliseconds: float) -> Chosen:
+    """Choose the criterion and threshold with the best score within a mean time per sample; of equal scores, the fastest.
+
+    Args:
+        curves: One labelled curve per criterion, of the same samples.
+        times: The time up to each exit.
+        milliseconds: The largest mean time.
+
+    Returns:
+        The operating point.
+
+    Raises:
+        ConfigError: No threshold is fast enough.
+    """
+    within = [
+        (round(point.measures["score"], 9), -time, _chosen(curve, point))
+        for curve in sorted(curves, key=lambda curve: CRITERIA[curve.criterion].whole)
+        for point, time in zip(curve, times.of_curve(curve).tolist(), strict=True)
+        if within_time(time, milliseconds)
+    ]
+    if not within:
+        raise times.too_slow(curves, milliseconds)
+    return max(within, key=lambda one: one[:2])[2]
+
+
 def choose_exits(
     recorded: RecordedLogits,
     metric: str,
@@ -140,6 +168,7 @@ def choose_exits(
     patience: int | None = None,
     *,
     published: str | None = None,
+    times: ExitMilliseconds | None = None,
 ) -> Chosen:
     """Choose the operating point on recorded validation samples.
 
@@ -151,19 +180,24 @@ def choose_exits(
         patience: Its second parameter; None: the default.
         published: The criterion of the method's paper. Other installed ones are chosen by name only, so that installing a
             package does not change a model.
+        times: The time up to each exit, for an aim in milliseconds.
 
     Returns:
         The operating point.
 
     Raises:
-        ConfigError: As :func:`choose_point` and :func:`leebert.tradeoff.tradeoff`.
+        ConfigError: As :func:`choose_point`, :func:`choose_in_time` and :func:`leebert.tradeoff.tradeoff`.
     """
     targets = () if aim.speed_up is None else (aim.speed_up,)
     if criterion is None:
         names = dict.fromkeys((*CRITERIA.built_in, *([published] if published else ())))
-        curves = tradeoffs(recorded, metric=metric, speed_ups=targets, criteria=names)
-        return choose_point(list(curves.values()), aim)
-    return choose_point([tradeoff(recorded, criterion, patience, metric=metric, speed_ups=targets)], aim)
+        curves = list(tradeoffs(recorded, metric=metric, speed_ups=targets, criteria=names).values())
+    else:
+        curves = [tradeoff(recorded, criterion, patience, metric=metric, speed_ups=targets)]
+    if aim.milliseconds is not None:
+        assert times is not None
+        return choose_in_time(curves, times, aim.milliseconds)
+    return choose_point(curves, aim)
 
 
 def _chosen(curve: Tradeoff, point: Point, *, target: float | None = None, max_loss: float | None = None) -> Chosen:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import numbers
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,32 +12,17 @@ import torch
 
 from leebert.config import ExitConfig, Precision, parse
 from leebert.data.readers import Columns
-from leebert.data.texts import bad_text, is_text
-from leebert.errors import ConfigError, DataError, nearest
+from leebert.errors import ConfigError, DataError
 from leebert.exits import FULL_MODEL
 from leebert.exits.checks import check_criterion, check_threshold, choosable
 from leebert.exits.replay import make_criterion
 from leebert.operating_point import check_max_loss, in_words, saved_tradeoffs, within_loss
 from leebert.predict import CHUNK, encode, majority_warning, predict_encoded
+from leebert.request import parameters, texts_of_table
 from leebert.runtime import Runtime
 from leebert.thresholds import of_request, read_curves
 
 log = logging.getLogger(__name__)
-
-#: Parameters of a request: name → (MLflow's type, default, description). None: not set.
-PARAMETERS: dict[str, tuple[str, Any, str]] = {
-    "criterion": ("string", None, "the exit criterion; the model's own by default"),
-    "strategy": ("string", None, "deprecated, the former name of criterion"),
-    "threshold": ("double", None, "its threshold; by default the model's own, for the model's own criterion"),
-    "patience": ("long", None, "number of consecutive exits, for criteria that count them; default as for threshold"),
-    "speed_up": ("double", None, "target layer speed-up, layers / mean exit layer, instead of a threshold"),
-    "max_loss": ("double", None, "largest drop in score against the full model, in points, instead of a threshold"),
-    "truncate": ("boolean", False, "truncate texts that are too long, instead of refusing them"),
-    "batch_size": ("long", 32, "samples per forward pass"),
-}
-
-#: Columns of a prediction with MLflow's types; `row` is the row's number in the request, from 0.
-PREDICTION = {"row": "long", "label": "string", "probability": "double", "exit_layer": "long", "layers_saved": "long"}
 
 _SHOWN = 3  # the number of rows that an error names
 
@@ -75,10 +59,10 @@ class Served:
 
         Args:
             data: A pandas DataFrame with the columns of :func:`text_columns`.
-            params: Values of :data:`PARAMETERS`; None or a missing key: the default.
+            params: Values of :data:`leebert.request.PARAMETERS`; None or a missing key: the default.
 
         Returns:
-            A DataFrame with the columns of :data:`PREDICTION` and the index of `data`; exit layers count from 1.
+            A DataFrame with the columns of :data:`leebert.request.PREDICTION` and the index of `data`; exit layers count from 1.
 
         Raises:
             DataError: A column is missing, a text is empty or, without `truncate`, too long.
@@ -87,14 +71,14 @@ class Served:
         """
         import pandas as pd
 
-        request = self._request(params or {})
+        request = parameters(params)
         exits = self.exits(request)
         criterion = make_criterion(
             exits.criterion, exits.threshold, exits.patience, num_exits=self.model.num_exits,
             num_classes=self.model.config.num_labels,
         )  # fmt: skip
         # Tokenise all rows before the first prediction, so that a bad row is reported at once.
-        chunks = self._encoded(self._texts(data), truncate=request["truncate"])
+        chunks = self._encoded(texts_of_table(data, self.columns), truncate=request["truncate"])
         predictions: list[dict[str, Any]] = []
         for number, encoded in enumerate(chunks):
             with self._alone, torch.inference_mode():
@@ -126,6 +110,10 @@ class Served:
         set_names = [name for name in ("threshold", "speed_up", "max_loss") if request.get(name) is not None]
         if len(set_names) > 1:
             raise ConfigError(f"{' and '.join(set_names)}: give one of them")
+        if request.get("latency") is not None:
+            raise ConfigError(
+                "latency: this model has no measured times; set max_loss or speed_up, or serve its export"
+            )
         if (speed_up := request.get("speed_up")) is not None:
             return self._of_speed_up(values["criterion"], speed_up, values.get("patience"))
         if (max_loss := request.get("max_loss")) is not None:
@@ -162,42 +150,6 @@ class Served:
         chosen = within_loss(curves, name, counted, fraction)
         log.info("max_loss %g: %s", max_loss, in_words(chosen))
         return chosen.exits
-
-    @staticmethod
-    def _request(params: Mapping[str, Any]) -> dict[str, Any]:
-        for name in params:
-            if name not in PARAMETERS:
-                names = ", ".join(PARAMETERS)
-                raise ConfigError(f"unknown parameter {name!r}{nearest(name, PARAMETERS)}; the parameters are {names}")
-        values = {name: value for name, value in params.items() if value is not None}
-        if "strategy" in values:
-            log.warning("parameter strategy is deprecated and will be removed in the next release: use criterion")
-            if "criterion" in values:
-                raise ConfigError("strategy is the former name of criterion: leave strategy out")
-            values["criterion"] = values.pop("strategy")
-        request = {name: default for name, (_, default, _) in PARAMETERS.items()} | values
-        if not isinstance(size := request["batch_size"], int) or size < 1:
-            raise ConfigError(f"batch_size {size}: should be a whole number of at least 1")
-        for name in ("speed_up", "max_loss"):
-            if request[name] is not None and not isinstance(request[name], numbers.Real):
-                raise ConfigError(f"{name} {request[name]!r}: should be a number")
-        return request
-
-    def _texts(self, data: Any) -> list[tuple[str, ...]]:
-        import pandas as pd
-
-        header = [str(name) for name in data.columns]
-        positions = self.columns.find(header, "the request")
-        names = tuple(header[i] for i in positions)
-        texts = []
-        for number, values in enumerate(zip(*(data.iloc[:, i] for i in positions), strict=True)):
-            for name, value in zip(names, values, strict=True):
-                if not is_text(value):
-                    # pandas reads a null of the request as NaN or NA.
-                    null = pd.api.types.is_scalar(value) and pd.isna(value)
-                    raise bad_text(f"row {number}", name, None if null else value)
-            texts.append(values)
-        return texts
 
     def _encoded(self, texts: list[tuple[str, ...]], *, truncate: bool) -> list[Any]:
         limit = self.model.config.max_length

@@ -1,10 +1,11 @@
 """Fixtures that mostly wait, for servers or for processes to end, are set up in a thread while earlier tests run.
 
-`@prepared()` above a generator function makes such a fixture, for the whole session. One is set up at a time, in the
-order in which tests need them, and not long before; none that no collected test asks for. What the function does must
-not touch what the tests of this process share (the random numbers, the environment, the working folder): it should
-start processes, and wait for them. It is torn down, in the background too, after the last file that uses it, and at
-the end of a session that is interrupted or stops at a failure.
+`@prepared()` above a generator function makes such a fixture, for the whole session. One is set up at a time, from the
+start of the session on, in the order in which tests need them; none that no collected test asks for. Files whose tests
+need one run after all others (:func:`in_order`). What the function does must not touch what the tests of this process
+share (the random numbers, the environment, the working folder): it should start processes, and wait for them. It is
+torn down, in the background too, after the last file that uses it, and at the end of a session that is interrupted or
+stops at a failure. Where tests only read what processes have left, it ends these before it yields.
 """
 
 from __future__ import annotations
@@ -24,17 +25,17 @@ T = TypeVar("T")
 
 #: The session's environment, which tests change for themselves.
 ENVIRONMENT = dict(os.environ)
-#: So many files with tests before the one that needs it, a fixture may be set up.
-LEAD = 14
-#: They measure time: while their tests run or soon will, nothing is begun but what they need themselves.
-QUIET = ("test_cluster_up", "test_latency", "test_memory", "test_nodes", "test_troubled_trials")
+#: They measure time or memory, and run before the first fixture is set up.
+FIRST = ("test_latency", "test_memory")
+#: They measure time on a cluster, and run when all fixtures have been set up.
+FINALLY = ("test_troubled_trials",)
 
 
 class Prepared(Generic[T]):
     """A context that a thread of its own enters, keeps and leaves: the kernel ends some processes with their thread."""
 
-    def __init__(self, make: Callable[..., Iterator[T]], after: str, using: tuple[str, ...]) -> None:
-        self._make, self.after, self.using = contextlib.contextmanager(make), after, using
+    def __init__(self, make: Callable[..., Iterator[T]], using: tuple[str, ...]) -> None:
+        self._make, self.using = contextlib.contextmanager(make), using
         self.name = make.__name__
         self._begun, self._ready, self._over = threading.Lock(), threading.Event(), threading.Event()
         self._thread: threading.Thread | None = None
@@ -160,23 +161,21 @@ class Ahead:
 
     def _next(self) -> Prepared[Any] | None:
         with self._moved:
-            while not self._over:
-                waiting = [one for one in self._first if not one.begun]
-                if not waiting:
-                    return None
-                for one in waiting:
-                    if self._may_begin(one):
-                        return one
+            while not self._over and self._files[self._now] in FIRST and self._now + 1 < len(self._files):
                 self._moved.wait()
-        return None
+            waiting = () if self._over else self._first
+            return next((one for one in waiting if not one.begun), None)
 
-    def _may_begin(self, one: Prepared[Any]) -> bool:
-        soon = self._files[self._now : self._now + 3]
-        if any(file in QUIET for file in soon) and self._first[one] >= self._now + len(soon):
-            return False
-        if one.after in self._files:
-            return one.after in self._files[: self._now]
-        return self._first[one] - self._now <= LEAD
+
+def in_order(items: list[pytest.Item]) -> None:
+    """Sort the collected tests: files that nothing may disturb, all others, those that need what is set up meanwhile."""
+    users = {item.path for item in items if any(_needed(item))}
+
+    def place(item: pytest.Item) -> tuple[bool, ...]:
+        file = item.path.stem
+        return file not in FIRST, file in FINALLY, item.path in users
+
+    items.sort(key=place)
 
 
 def _needed(item: pytest.Item) -> Iterator[Prepared[Any]]:
@@ -188,14 +187,11 @@ def _needed(item: pytest.Item) -> Iterator[Prepared[Any]]:
                 yield one
 
 
-def prepared(after: str = "", using: tuple[str, ...] = ()) -> Callable[[Callable[..., Iterator[Any]]], Any]:
-    """A fixture that is set up ahead; its function is given a new folder, and the prepared fixtures `using`.
-
-    With `after`, it is set up as soon as the tests of that file are over.
-    """
+def prepared(using: tuple[str, ...] = ()) -> Callable[[Callable[..., Iterator[Any]]], Any]:
+    """A fixture that is set up ahead; its function is given a new folder, and the prepared fixtures `using`."""
 
     def decorate(make: Callable[..., Iterator[Any]]) -> Any:
-        one = Prepared(make, after, using)
+        one = Prepared(make, using)
 
         def value(ahead: Ahead, **others: Any) -> Any:
             return ahead.value(one)
@@ -217,6 +213,7 @@ AHEAD = pytest.StashKey[Ahead]()
 @pytest.fixture(scope="session", autouse=True)
 def ahead(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ahead]:
     """The session's fixtures of this kind."""
+    tmp_path_factory.getbasetemp()  # which two threads at once would make two of
     one = Ahead(request.session.items, tmp_path_factory.mktemp)
     request.config.stash[AHEAD] = one
     one.start()

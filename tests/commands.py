@@ -12,13 +12,15 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from ahead import ENVIRONMENT
+
 
 @contextlib.contextmanager
 def commands(folder: Path, **environment: str) -> Iterator[Callable[..., subprocess.CompletedProcess[str]]]:
     """A function that runs `leebert-tune` with the words that it is given, in a folder and an environment."""
     with subprocess.Popen(
         [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
-        cwd=folder, env={**os.environ, **environment},
+        cwd=folder, env={**ENVIRONMENT, **environment},
     ) as process:  # fmt: skip
         assert process.stdin
         assert process.stdout

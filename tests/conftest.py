@@ -29,7 +29,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 
 
-from ahead import AHEAD, ahead  # noqa: F401
+from ahead import AHEAD, ahead, in_order  # noqa: F401
 from best_files import best_place  # noqa: F401
 from clusters import nodes  # noqa: F401
 from hypothesis import settings
@@ -61,7 +61,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: item.get_closest_marker("last") is not None)
+    in_order(items)
 
 
 def pytest_collection_finish() -> None:

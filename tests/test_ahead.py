@@ -9,7 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from ahead import LEAD, Ahead, Prepared
+from ahead import FINALLY, FIRST, Ahead, Prepared, in_order
 from clusters import wait_until
 
 
@@ -19,7 +19,7 @@ class Recorded:
     def __init__(self) -> None:
         self.events: list[str] = []
 
-    def fixture(self, name: str, after: str = "", using: tuple[str, ...] = (), fails: bool = False) -> Prepared[str]:
+    def fixture(self, name: str, using: tuple[str, ...] = (), fails: bool = False) -> Prepared[str]:
         def make(_: Path, *values: str) -> Any:
             self.events.append(f"{name} begins")
             if fails:
@@ -28,7 +28,7 @@ class Recorded:
             self.events.append(f"{name} ends")
 
         make.__name__ = name
-        return Prepared(make, after, using)
+        return Prepared(make, using)
 
     def happened(self, event: str) -> bool:
         return bool(wait_until(lambda: event in self.events, 10))
@@ -41,31 +41,41 @@ def a_test(file: str, *needed: Prepared[str]) -> Any:
 
 def test_one_begins_before_the_test_that_needs_it_and_ends_after_the_last_that_does():
     recorded = Recorded()
-    first, after = recorded.fixture("first"), recorded.fixture("after", after="test_b", using=("first",))
-    tests = [a_test("test_a"), a_test("test_b", first), a_test("test_c", first, after), a_test("test_d")]
+    first, second = recorded.fixture("first"), recorded.fixture("second", using=("first",))
+    tests = [a_test("test_a"), a_test("test_b", first), a_test("test_c", first, second), a_test("test_d")]
     ahead = Ahead(tests, Path)
     ahead.start()
     try:
-        assert recorded.happened("first begins")
+        assert recorded.happened("second begins")
+        assert recorded.events == ["first begins", "second begins"]
+        assert ahead.value(second) == "secondfirst"
         ahead.passed(tests[0], tests[1])
-        assert recorded.events == ["first begins"], "the other waits for the tests of test_b"
         ahead.passed(tests[1], tests[2])
-        assert recorded.happened("after begins")
-        assert ahead.value(after) == "afterfirst"
+        assert recorded.events == ["first begins", "second begins"], "the tests of test_c need both"
         ahead.passed(tests[2], tests[3])
         assert recorded.happened("first ends")
-        assert recorded.happened("after ends")
+        assert recorded.happened("second ends")
     finally:
         ahead.close()
 
 
-def test_one_that_is_far_ahead_or_whose_tests_are_never_reached_is_not_begun():
+def test_nothing_is_begun_while_tests_measure_or_when_they_are_never_left():
     recorded = Recorded()
-    far = recorded.fixture("far")
-    ahead = Ahead([*(a_test(f"test_{i:02d}") for i in range(LEAD + 1)), a_test("test_far", far)], Path)
+    one = recorded.fixture("one")
+    tests = [*map(a_test, FIRST), a_test("test_b", one)]
+    ahead = Ahead(tests, Path)
     ahead.start()
+    ahead.passed(tests[0], tests[1])
     ahead.close()
     assert recorded.events == []
+
+
+def test_files_that_need_what_is_set_up_meanwhile_run_after_all_others():
+    one = Recorded().fixture("one")
+    a, b, c, *measuring = a_test("test_a", one), a_test("test_b"), a_test("test_a"), *map(a_test, (*FINALLY, *FIRST))
+    tests = [a, b, c, *measuring]
+    in_order(tests)
+    assert tests == [*measuring[len(FINALLY) :], b, a, c, *measuring[: len(FINALLY)]], "each file in one piece"
 
 
 def test_what_is_up_at_the_end_of_the_session_is_torn_down_users_first():
@@ -98,7 +108,7 @@ def test_one_that_is_still_waiting_when_the_session_ends_is_interrupted():
         ended.append(subprocess.run(["sleep", "60"]).returncode)
         yield
 
-    ahead = Ahead([a_test("test_a", Prepared(waiting, "", ()))], Path)
+    ahead = Ahead([a_test("test_a", Prepared(waiting, ()))], Path)
     ahead.start()
     wait_until(lambda: begun, 10)
     ahead.close()

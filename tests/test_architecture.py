@@ -134,7 +134,7 @@ LAYERS = {
         "slim.*", "model", "images.preprocess", "images.resnet",
     ),
     "exiting early": ("inference", "evaluate", "tradeoff", "thresholds", "operating_point", "milliseconds", "latency"),
-    "exported models": ("windows", "predictor_options", "exported.*"),
+    "exported models": ("windows", "predictor_options", "request", "exported.*"),
     "training": (
         "objective", "optim.*", "look_ahead", "stages", "students", "transforms", "methods.*", "level", "checkpoint",
         "train", "operations", "memory",

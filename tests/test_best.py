@@ -461,6 +461,23 @@ def test_the_best_within_a_time_is_not_the_best_within_as_many_layers(sweep, cho
     assert "on the Pareto front of score against time" in printed.out
 
 
+def test_tables_and_front_have_milliseconds_on_request(sweep, choose, tmp_path, timed):
+    sweep("timed")
+    assert choose("timed", more=("--pareto",)).code == 0
+    plain = found_in(tmp_path)
+    assert not timed
+    ran = choose("timed", more=("--pareto", "--milliseconds"))
+    assert ran.code == 0, ran.err
+    found = found_in(tmp_path)
+    assert found["configuration"] == plain["configuration"]
+    points = found["pareto"]["points"]
+    # The front is the same, against mean exit layer, and each of its points has a time.
+    assert [{k: v for k, v in p.items() if k != "milliseconds"} for p in points] == plain["pareto"]["points"]
+    assert all(p["milliseconds"] >= p["layers"] - 0.01 for p in points)
+    assert "on the Pareto front of score against mean exit layer" in ran.out
+    assert all("milliseconds" in one for one in found["within_one_standard_error"])
+
+
 def test_a_time_that_no_configuration_reaches(sweep, choose, timed):
     sweep("slow")
     ran = choose("slow", more=("--objective", "latency=0.5ms"))

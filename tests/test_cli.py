@@ -229,6 +229,7 @@ def test_theta_updates_are_exact_and_no_evaluation_data_is_read(place, cli, tmp_
     assert (ran.json["theta_updates"], ran.json["rows"], ran.json["held_out_rows"]) == (updates, 120, 0)
 
 
+@pytest.mark.slow
 def test_the_same_training_twice_is_the_same_file(trained, place, cli, tmp_path):
     folder, _ = trained
     assert cli("leebert", "train", "--config", place / "run.yaml", "--out", tmp_path / "m").code == 0

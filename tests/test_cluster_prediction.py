@@ -1,24 +1,32 @@
 """`leebert-tune predict`: files on a Ray cluster of two nodes, in shards; what is refused, and what is resumed."""
 
+import contextlib
+import dataclasses
 import json
 import random
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from ahead import ENVIRONMENT, prepared
 from commands import commands
 from encoders import WORDS
-from raylets import Raylets
 from saved_models import save_model
 
 ROWS = (5000, 3)  # of the two files: two windows, and one
+NAMES = ["0000-one-000000000000.parquet", "0000-one-000000004096.parquet", "0001-two-000000000000.parquet"]
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
+    return make_place(tmp_path_factory.mktemp("cluster"))
+
+
+def make_place(folder):
     """A saved model and two files of texts."""
-    folder = tmp_path_factory.mktemp("cluster")
     save_model(folder / "model", None, ("no", "yes"), layers=2)
     chance = random.Random(0)
     for name, rows in zip(("one.txt", "two.jsonl"), ROWS, strict=True):
@@ -32,32 +40,64 @@ def files(place):
     return place / "one.txt", place / "two.jsonl"
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    """`leebert-tune` on a cluster of two nodes with a CPU each."""
-    cluster = Raylets()
-    try:
-        cluster.head("--num-cpus=1")
-        cluster.worker("--num-cpus=1")
-        with commands(tmp_path_factory.mktemp("work")) as command:
-            yield lambda *words: command(*words, "--address", cluster.address)
-    finally:
-        cluster.stop()
+#: In a process of its own: a model takes random numbers, which other tests take meanwhile.
+MAKE = """
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[2])
+from test_cluster_prediction import make_place
+make_place(Path(sys.argv[1]))
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Predicted:
+    """Predictions by two nodes: a whole run, one that resumes it without a shard, one of a bad row."""
+
+    place: Path
+    whole: subprocess.CompletedProcess
+    resumed: subprocess.CompletedProcess
+    bad: subprocess.CompletedProcess
+    kept: bool  # whether the second run has left a shard of the first as it was
+
+
+@prepared(using=("nodes",))
+def predicted(folder, nodes):
+    make = [sys.executable, "-c", MAKE, folder, Path(__file__).parent]
+    subprocess.run(make, check=True, env=ENVIRONMENT, capture_output=True)
+    (folder / "bad.jsonl").write_text('{"text": "cat"}\n{"text": 3}\n')
+    with nodes.alone, contextlib.ExitStack() as added, commands(folder) as command:
+        for _ in range(2):
+            added.callback(nodes.remove, nodes.add(cpus=1))
+
+        def run(out, *words):
+            return command("predict", folder / "model", *words, "--out", folder / out, "--address", nodes.address)
+
+        whole = run("out", *files(folder), "--json")
+        assert whole.returncode == 0, whole.stderr
+        shutil.copytree(folder / "out", folder / "first")
+        (folder / "out" / NAMES[1]).unlink()  # as if the first run had been interrupted
+        written = (folder / "out" / NAMES[0]).stat().st_mtime_ns
+        resumed = run("out", *files(folder))
+        kept = (folder / "out" / NAMES[0]).stat().st_mtime_ns == written
+        bad = run("bad", folder / "bad.jsonl")
+    yield Predicted(folder, whole, resumed, bad, kept)
 
 
 def shards(out):
     return sorted(path.name for path in out.iterdir() if path.name != "predict.json")
 
 
+def read(out):
+    return pd.concat([pd.read_parquet(out / name) for name in NAMES], ignore_index=True)
+
+
 @pytest.mark.slow
-def test_two_nodes_write_the_predictions_of_one_process_and_a_second_run_resumes(place, run, cli, tmp_path):
-    out = tmp_path / "out"
-    ran = run("predict", place / "model", *files(place), "--out", out, "--json")
-    assert ran.returncode == 0, ran.stderr
-    names = ["0000-one-000000000000.parquet", "0000-one-000000004096.parquet", "0001-two-000000000000.parquet"]
-    assert shards(out) == names
-    assert json.loads(ran.stdout) == {"out": str(out), "shards": 3, "rows": sum(ROWS), "resumed": 0}
-    together = pd.concat([pd.read_parquet(out / name) for name in names], ignore_index=True)
+def test_two_nodes_write_the_predictions_of_one_process_and_a_second_run_resumes(predicted, cli, tmp_path):
+    place, first, out = predicted.place, predicted.place / "first", predicted.place / "out"
+    assert shards(first) == NAMES
+    assert json.loads(predicted.whole.stdout) == {"out": str(out), "shards": 3, "rows": sum(ROWS), "resumed": 0}
+    together = read(first)
     assert together["source"].tolist() == ["one.txt"] * ROWS[0] + ["two.jsonl"] * ROWS[1]
     alone = []
     for file in files(place):
@@ -66,20 +106,19 @@ def test_two_nodes_write_the_predictions_of_one_process_and_a_second_run_resumes
         alone.append(pd.read_parquet(tmp_path / "alone.parquet"))
     expected = pd.concat(alone, ignore_index=True)
     pd.testing.assert_frame_equal(together.drop(columns="source"), expected, check_exact=False, atol=1e-5)
-    (out / names[1]).unlink()  # as if the first run had been interrupted
-    kept = (out / names[0]).stat().st_mtime_ns
-    ran = run("predict", place / "model", *files(place), "--out", out)
+    ran = predicted.resumed
     assert ran.returncode == 0, ran.stderr
     assert f"{ROWS[0] - 4096} predictions; 3 shards; 2 of them are of an earlier run" in " ".join(ran.stdout.split())
-    assert (out / names[0]).stat().st_mtime_ns == kept
-    again = pd.concat([pd.read_parquet(out / name) for name in shards(out)], ignore_index=True)
-    pd.testing.assert_frame_equal(again, together, check_exact=False, atol=1e-5)
-    # A bad row is named with its file and line, from the node that read it.
-    (bad := tmp_path / "bad.jsonl").write_text('{"text": "cat"}\n{"text": 3}\n')
-    ran = run("predict", place / "model", bad, "--out", tmp_path / "bad")
-    assert ran.returncode == 1
-    assert ran.stderr.splitlines()[-1] == (
-        f"error: {bad}, line 2, column 'text': 3 is not text but int; write it as a string"
+    assert predicted.kept
+    assert shards(out) == NAMES
+    pd.testing.assert_frame_equal(read(out), together, check_exact=False, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_a_bad_row_is_named_with_its_file_and_line_from_the_node_that_read_it(predicted):
+    assert predicted.bad.returncode == 1
+    assert predicted.bad.stderr.splitlines()[-1] == (
+        f"error: {predicted.place / 'bad.jsonl'}, line 2, column 'text': 3 is not text but int; write it as a string"
     )
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import quick
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -181,7 +182,7 @@ def test_what_is_missing_and_what_exists(mrpc: Write, tmp_path: Path) -> None:
 
 @given(data=st.binary(max_size=80), prefix=st.sampled_from([b"", (MRPC_HEADER + "\n").encode()]))
 @settings(max_examples=150, deadline=None)
-@pytest.mark.parametrize("suffix", [".tsv", ".csv", ".jsonl", ".parquet"])
+@pytest.mark.parametrize("suffix", quick.only([".csv", ".jsonl"], [".tsv", ".csv", ".jsonl", ".parquet"]))
 def test_whatever_a_file_holds_it_is_read_or_refused(
     tmp_path_factory: pytest.TempPathFactory, suffix: str, data: bytes, prefix: bytes
 ) -> None:

@@ -1,14 +1,17 @@
 """`leebert-tune doctor` and the refusal of unequal nodes: real Ray, real MLflow, and each kind of trouble made for real."""
 
+import contextlib
 import dataclasses
 import json
 import shutil
 import socket
 import subprocess
+import sys
 from collections import namedtuple
 from pathlib import Path
 
 import pytest
+from ahead import ENVIRONMENT, prepared
 from commands import commands
 from encoders import save_backbone, write_task
 from test_placement import Estimate
@@ -37,8 +40,11 @@ def elsewhere(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
+    return make_space(tmp_path_factory.mktemp("doctor"))
+
+
+def make_space(folder):
     """A space of two batch sizes on a small task, and a backbone of two layers."""
-    folder = tmp_path_factory.mktemp("doctor")
     save_backbone(folder / "backbone", layers=2)
     values = {
         "task": write_task(folder / "data", n=60), "backbone": str(folder / "backbone"), "max_length": 24, "folds": 2,
@@ -226,59 +232,79 @@ def may_mount():
     return subprocess.run(["unshare", "--mount", "true"], capture_output=True).returncode == 0
 
 
-@pytest.fixture(scope="module")
-def sound_cluster(place, nodes, tmp_path_factory):
-    """`leebert-tune` on the shared cluster, where so far the head is the only node."""
-    folder = tmp_path_factory.mktemp("cluster")
+#: In a process of its own: a backbone takes random numbers, which other tests take meanwhile.
+MAKE = """
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[2])
+from test_doctor import make_space
+make_space(Path(sys.argv[1]))
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Unequal:
+    """What three commands did on clusters whose nodes differ: exit codes and output, and the storage around the second."""
+
+    lacking: subprocess.CompletedProcess
+    doctor: subprocess.CompletedProcess
+    sweep: subprocess.CompletedProcess
+    storage: list[list[str]]  # before and after `doctor`, and at the end
+
+
+@prepared(using=("nodes",))
+def unequal(folder, nodes):
+    make = [sys.executable, "-c", MAKE, folder, Path(__file__).parent]
+    subprocess.run(make, check=True, env=ENVIRONMENT, capture_output=True)
     (storage := folder / "sweeps").mkdir()
-    hub_cache(nodes.hub, place / "backbone")
+    hub_cache(nodes.hub, folder / "backbone")
     (nodes.packages / "my_parts.py").write_text(REGISTERS)
     package(nodes.packages)
+    for name in ("lacks", "other", "broken/leebert"):
+        (folder / name).mkdir(parents=True)
+    (folder / "lacks" / "my_parts.py").write_text(REGISTERS)
+    (folder / "broken" / "leebert" / "__init__.py").write_text("raise ImportError('broken')\n")
+    other = {"HF_HOME": str(folder / "empty"), "PYTHONPATH": str(checkout(folder / "other"))}
     environment = {"HF_HOME": str(nodes.hub), "PYTHONPATH": str(nodes.packages), "LEEBERT_PLUGINS": "my_parts"}
-    with commands(folder, **environment) as tune:
+    with nodes.alone, commands(folder, **environment) as tune:
 
         def run(command, *options):
             where = ["--address", nodes.address, "--storage", storage, "--backbone", "toys/bert"]
-            return tune(command, place / "space.yaml", *where, *options)
+            return tune(command, folder / "space.yaml", *where, *options)
 
-        run.storage = storage
-        yield run
+        with added(nodes, {"env": {"PYTHONPATH": str(folder / "lacks")}}):
+            lacking = run("sweep", "--name", "never", "--set", "algorithms=[theirs]")
+        differing = {"env": other, "hidden": storage if may_mount() else None}
+        with added(nodes, differing, {"env": {"PYTHONPATH": str(folder / "broken")}}):
+            listed = [sorted(path.name for path in storage.iterdir())]
+            doctor = run("doctor", "--json", "--set", "algorithms=[mine]")
+            listed.append(sorted(path.name for path in storage.iterdir()))
+            sweep = run("sweep", "--name", "never")
+            listed.append(sorted(path.name for path in storage.iterdir()))
+    yield Unequal(lacking, doctor, sweep, listed)
 
 
-@pytest.fixture(scope="module")
-def cluster(sound_cluster, nodes, tmp_path_factory):
-    """The same with two nodes that differ from the driver."""
-    folder = tmp_path_factory.mktemp("nodes")
-    (folder / "broken" / "leebert").mkdir(parents=True)
-    (folder / "broken" / "leebert" / "__init__.py").write_text("raise ImportError('broken')\n")
-    other = {"HF_HOME": str(folder / "empty"), "PYTHONPATH": str(checkout(folder / "other"))}
-    added = [
-        nodes.add(cpus=1, env=other, hidden=sound_cluster.storage if may_mount() else None),
-        nodes.add(cpus=1, env={"PYTHONPATH": str(folder / "broken")}),
-    ]
-    yield sound_cluster
-    for node in added:
-        nodes.remove(node)
+@contextlib.contextmanager
+def added(nodes, *options):
+    """The shared cluster with further nodes of one CPU."""
+    with contextlib.ExitStack() as up:
+        for one in options:
+            up.callback(nodes.remove, nodes.add(cpus=1, **one))
+        yield
 
 
 @pytest.mark.slow
-def test_a_sweep_whose_package_a_node_lacks_ends_before_its_folder_is_made(sound_cluster, nodes, tmp_path):
-    (tmp_path / "my_parts.py").write_text(REGISTERS)
-    lacks = nodes.add(cpus=1, env={"PYTHONPATH": str(tmp_path)})
-    try:
-        ran = sound_cluster("sweep", "--name", "never", "--set", "algorithms=[theirs]")
-    finally:
-        nodes.remove(lacks)
+def test_a_sweep_whose_package_a_node_lacks_ends_before_its_folder_is_made(unequal):
+    ran = unequal.lacking
     assert ran.returncode == 1
     line = "method theirs of their-package 1.0 is missing; install it there"
     assert ran.stderr[ran.stderr.index("error: ") :] == f"error: node {socket.gethostname()}: {line}\n"
-    assert not (sound_cluster.storage / "never").exists()
+    assert "never" not in unequal.storage[0]
 
 
 @pytest.mark.slow
-def test_each_nodes_errors_are_reported(cluster):
-    before = sorted(cluster.storage.iterdir())
-    ran = cluster("doctor", "--json", "--set", "algorithms=[mine]")
+def test_each_nodes_errors_are_reported(unequal):
+    ran = unequal.doctor
     assert ran.returncode == 1, ran.stderr
     nodes = {}
     for c in json.loads(ran.stdout):
@@ -297,7 +323,8 @@ def test_each_nodes_errors_are_reported(cluster):
     assert other["plugins"][1].startswith("LEEBERT_PLUGINS: module my_parts can't be imported (ModuleNotFoundError")
     assert "\n" not in other["plugins"][1]
     assert "plugins" not in broken
-    assert sorted(cluster.storage.iterdir()) == before
+    before, after, _ = unequal.storage
+    assert before == after
     if not may_mount():
         pytest.skip("another file system on one node takes the right to mount")
     assert other["storage"][0] == "failed"
@@ -306,15 +333,15 @@ def test_each_nodes_errors_are_reported(cluster):
 
 
 @pytest.mark.slow
-def test_a_sweep_on_unequal_nodes_is_refused_before_its_folder_is_made(cluster):
-    ran = cluster("sweep", "--name", "never")
+def test_a_sweep_on_unequal_nodes_is_refused_before_its_folder_is_made(unequal):
+    ran = unequal.sweep
     assert ran.returncode == 1
     table = ran.stderr[ran.stderr.index("error: nodes differ from the driver") :].splitlines()
     assert table[1].split() == ["node", "library", "on", "the", "node", "on", "the", "driver"]
     assert any("0.0.7+" in line and f"{leebert.__version__}+" in line for line in table[2:])
     assert any("broken" in line for line in table[2:])
     assert len(table) == 4
-    assert not (cluster.storage / "never").exists()
+    assert "never" not in unequal.storage[-1]
 
 
 @pytest.mark.slow

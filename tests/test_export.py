@@ -8,15 +8,16 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
-from encoders import FAMILIES, batch, encoder, write_task
+from encoders import FAMILIES, batch, encoder, graded_rows, write_task
 from hypothesis import given
 from hypothesis import strategies as st
-from pictures import pixels
+from pictures import pixels, write_cifar
 from saved_models import save_model
 
 from leebert.errors import ConfigError, DataError
 from leebert.evaluate import RecordedLogits
 from leebert.exits import CRITERIA
+from leebert.exits.replay import replay
 from leebert.export import command, write
 from leebert.export.exits import Costs, choose_by_time
 from leebert.export.pieces import trace
@@ -25,7 +26,7 @@ from leebert.export.ranges import measure_ranges
 from leebert.export.samples import read_samples
 from leebert.export.segments import compose
 from leebert.export.timing import Times, timed
-from leebert.exported.manifest import read_manifest
+from leebert.exported.manifest import Exits, read_manifest, verify_files
 from leebert.exported.model import ExportedModel
 from leebert.images.resnet import build_resnet
 from leebert.kinds import kind_of_saved
@@ -90,17 +91,16 @@ CASES = {
 def test_segments_answer_as_the_model_for_any_batch(case):
     model = CASES[case]()
     pieces = trace(model)
-    fewer = model.exit_layers[-1:]
+    segments, last = compose(pieces, model.exit_layers), compose(pieces, model.exit_layers[-1:])
+    int8 = [quantised(graph) for graph in segments]
     for shape in ((1, 5), (4, 11), (3, 30)):
         given = texts(*shape)
         with torch.no_grad():
             expected = model.record(given).logits.numpy()
         given = {name: t.numpy() for name, t in given.items()}
-        assert np.abs(run(compose(pieces, model.exit_layers), given) - expected).max() < 1e-4
-        assert np.abs(run(compose(pieces, fewer), given) - expected[-1:]).max() < 1e-4
-        near = 0.1 * np.abs(expected).max()
-        int8 = [quantised(graph) for graph in compose(pieces, model.exit_layers)]
-        assert np.abs(run(int8, given) - expected).max() < near
+        assert np.abs(run(segments, given) - expected).max() < 1e-4
+        assert np.abs(run(last, given) - expected[-1:]).max() < 1e-4
+        assert np.abs(run(int8, given) - expected).max() < 0.1 * np.abs(expected).max()
     operators = {node.op_type for graph in int8 for node in graph.model.graph.node}
     assert {"QAttention", "DynamicQuantizeMatMul"} <= operators
     assert not operators & {"Attention", "Softmax"}
@@ -118,6 +118,40 @@ def test_segments_of_a_residual_network_answer_as_the_network():
     given = {"pixel_values": images.numpy()}
     assert np.abs(run(compose(pieces, (1, 2, 3)), given) - expected).max() < 1e-4
     assert np.abs(run(compose(pieces, (2, 3)), given) - expected[1:]).max() < 1e-4
+
+
+@pytest.mark.slow
+def test_a_trained_residual_network_is_exported_in_float32_and_in_static_int8(cli, tmp_path):
+    data, model = write_cifar(tmp_path / "cifar10", train=160, test=40), tmp_path / "model"
+    settings = [part for one in ("max_epochs=1", "batch_size=32", "lr_theta=0.05", "theta_optimizer=sgd", "precision=fp32")
+                for part in ("--set", f"training.{one}")]  # fmt: skip
+    ran = cli(
+        "leebert", "train", "--task", "cifar10", "--data-dir", data, "--backbone", "resnet8", "--out", model, *settings
+    )
+    assert ran.code == 0, ran.err
+    exports = {}
+    for name, options in {"fp32": (), "int8": ("--int8",)}.items():
+        out = tmp_path / name
+        ran = cli("leebert", "export", model, "--out", out, "--exits", "all", "--criterion", "entropy", *options)
+        assert ran.code == 0, ran.err
+        exports[name] = ExportedModel.load(out)
+    assert exports["int8"].manifest.precision == "int8-static"
+    assert "128 training samples" in (tmp_path / "int8" / "README.md").read_text()
+    sizes = {name: sum(f.stat().st_size for f in (tmp_path / name).glob("*.onnx")) for name in exports}
+    assert sizes["int8"] < 0.5 * sizes["fp32"]
+    network, _ = kind_of_saved(model).load(model)
+    images = pixels(40, 32, 3)[0]
+    with torch.no_grad():
+        expected = network.eval().record({"images": torch.from_numpy(images)}).logits.numpy()
+    batch_ = {"pixel_values": images}
+    assert np.abs(exports["fp32"].all_logits(batch_) - expected).max() < 1e-4
+    assert np.abs(exports["int8"].all_logits(batch_) - expected).max() < 0.1 * np.abs(expected).max()
+    for threshold in [p.threshold for p in exports["fp32"].manifest.curve("entropy").points[::20]]:
+        criterion = exports["fp32"].criterion(Exits(criterion="entropy", threshold=threshold))
+        answer = exports["fp32"].infer(batch_, criterion)
+        exits = replay(criterion, expected)
+        assert answer.layers.tolist() == [exports["fp32"].manifest.exit_layers[i] for i in exits]
+    assert "faster in float32" in refused(cli, model, "--out", tmp_path / "dynamic", "--int8", "dynamic")
 
 
 @pytest.mark.slow
@@ -256,6 +290,45 @@ def test_an_export_holds_scores_curves_and_times_of_its_own_and_answers_as_the_m
 
 
 @pytest.mark.slow
+def test_an_exported_folder_is_calibrated_on_texts_in_place(exported, cli, tmp_path):
+    folder, texts = tmp_path / "exported", tmp_path / "texts.jsonl"
+    shutil.copytree(exported[0], folder)
+    rows = [*graded_rows(150, 5), {"a": "cat " * 40, "b": "dog"}]
+    texts.write_text("".join(json.dumps({"a": row["a"], "b": row["b"]}) + "\n" for row in rows))
+    before = read_manifest(folder)
+    ran = cli("leebert", "calibrate", folder, texts, "--speed-up", 1.4, "--criterion", "confidence")
+    assert ran.code == 0, ran.err
+    assert "1 texts were truncated" in ran.out
+    assert "ms per text on average" in ran.out
+    model = ExportedModel.load(folder)
+    verify_files(folder, model.manifest)
+    assert model.manifest.exits.criterion == "confidence"
+
+    def layers(exits):
+        answers = model.predict([(row["a"], row["b"]) for row in rows], exits, truncate=True)
+        return np.mean([one.exit_layer for one in answers])
+
+    assert 2 / layers(None) == pytest.approx(1.4, rel=0.03)
+    # The curves have the layers and times of these texts, and the scores of the validation samples.
+    curve, former = model.manifest.curve("entropy"), before.curve("entropy")
+    assert [(p.threshold, p.score) for p in curve.points] == [(p.threshold, p.score) for p in former.points]
+    middle = curve.points[len(curve.points) // 2]
+    exits = Exits(criterion="entropy", threshold=middle.threshold)
+    assert middle.mean_exit_layer == pytest.approx(layers(exits), abs=0.03)
+    times = model.manifest.timing.segments
+    assert middle.milliseconds == pytest.approx(times[0] + (middle.mean_exit_layer - 1) * times[1])
+    for options in (("--latency", f"{times[0] + times[1] / 2}ms"), ("--max-loss", 100)):
+        assert cli("leebert", "calibrate", folder, texts, *options).code == 0
+    assert ExportedModel.load(folder).manifest.exits.criterion == "confidence"
+    assert (folder / "README.md").read_text().count("## Calibration") == 1
+    ran = cli("leebert", "calibrate", folder, texts, "--latency", "1e-6ms")
+    assert "latency 1e-06 ms: exit criterion confidence takes from" in ran.err
+    with (folder / "README.md").open("a") as file:
+        file.write("mine")
+    assert "README.md was altered" in cli("leebert", "calibrate", folder, texts, "--speed-up", 1.4).err
+
+
+@pytest.mark.slow
 def test_int8_replaces_an_earlier_export_and_says_how_it_was_made(saved, exported, cli, tmp_path):
     out = tmp_path / "again"
     shutil.copytree(exported[0], out)
@@ -292,7 +365,7 @@ def test_what_cannot_be_exported_is_refused_in_one_line(saved, cli, tmp_path, mo
     assert "other files" in refused(cli, saved, "--out", other)
     few = tmp_path / "few.jsonl"
     few.write_text('{"a": "the cat", "b": "a dog"}\n')
-    assert "at least 30 texts" in refused(cli, saved, "--out", out, "--int8", "static", "--calibration", few)
+    assert "at least 30 samples" in refused(cli, saved, "--out", out, "--int8", "static", "--calibration", few)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert "pip install 'leebert-sweep[export]'" in refused(cli, saved, "--out", out)
     assert not out.exists()

@@ -4,6 +4,7 @@ import dataclasses
 import weakref
 
 import pytest
+import quick
 import torch
 from encoders import encoder
 from hypothesis import given, settings
@@ -46,7 +47,7 @@ def assert_close(one, other):
     assert one[2] == pytest.approx(other[2], rel=1e-5)
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("algorithm", quick.only(ALGORITHMS.keys() & {*quick.METHODS}, ALGORITHMS))
 def test_a_batch_in_parts_trains_an_mlp_as_a_whole_one_does(algorithm):
     """In three uneven parts, and in more parts than it has samples."""
     whole, uneven, single = (

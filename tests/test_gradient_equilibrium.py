@@ -1,6 +1,7 @@
 """Gradient equilibrium against autograd: the factors on a linear chain, an encoder's gradients, and who has it when."""
 
 import pytest
+import quick
 import torch
 from encoders import batch, encoder
 from toys import ALGORITHMS, toy_mlp, toy_rows
@@ -89,7 +90,7 @@ def config(**options):
     return TrainConfig(batch_size=4, max_epochs=1, lr_theta=1e-2, precision="fp32", **options)
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("algorithm", quick.only(ALGORITHMS.keys() & {*quick.METHODS}, ALGORITHMS))
 def test_training_sets_it_and_what_is_saved_does_not_have_it(algorithm, tmp_path):
     model = build_model(encoder("bert", layers=2), ("no", "yes"))
     fit(model, text_rows(), config(algorithm=algorithm, gradient_equilibrium=True))

@@ -1,9 +1,11 @@
 """The true hypergradient against double backward: every parametrisation and optimiser, in parts, clipped, with dropout."""
 
 import copy
+import itertools
 
 import numpy as np
 import pytest
+import quick
 import torch
 from encoders import batch as text_batch
 from encoders import encoder
@@ -142,9 +144,14 @@ OPTIMIZERS = {
 }
 
 
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
-@pytest.mark.parametrize("parametrisation", PARAMETRISATIONS)
-@pytest.mark.parametrize("teachers", ["lae", "last"])
+#: Each value beside one of the others: `make test` runs the product.
+PAIRED = [*((o, "softplus", "lae") for o in OPTIMIZERS), *(("adamw", p, "last") for p in PARAMETRISATIONS)]
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "parametrisation", "teachers"),
+    quick.only(PAIRED, itertools.product(OPTIMIZERS, PARAMETRISATIONS, ["lae", "last"])),
+)
 def test_it_equals_double_backward(optimizer, parametrisation, teachers):
     *earlier, b1, b2 = batches(8)
     level = level_of(Net(), OPTIMIZERS[optimizer], parametrisation=parametrisation, teachers=teachers)
@@ -170,7 +177,7 @@ def test_it_equals_double_backward(optimizer, parametrisation, teachers):
     ],
     ids=str,
 )
-@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+@pytest.mark.parametrize("optimizer", quick.only(["adamw"], ["sgd", "adamw"]))
 def test_it_holds_when_clipped_in_parts_and_under_other_losses(options, optimizer):
     *earlier, b1, b2 = batches(8)
     level = level_of(Net(), OPTIMIZERS[optimizer], **options)
@@ -186,7 +193,7 @@ def of_method(name, **options):
     return METHODS[name].omega(TrainConfig.model_validate({"algorithm": name, "cycle_length": 1, **options}))
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+@pytest.mark.parametrize("optimizer", quick.only(["adamw"], ["sgd", "adamw"]))
 @pytest.mark.parametrize("outer", OBJECTIVES)
 @pytest.mark.parametrize("name", ["blo", "hyper", "hyper-v2"])
 def test_outer_objectives_without_weights_reach_omega_through_theta_alone(name, outer, optimizer):

@@ -299,6 +299,7 @@ def write_space(folder, cifar, **keys):
     return path
 
 
+@pytest.mark.slow
 def test_a_search_space_of_images_runs_through_cross_validation(cifar, tmp_path):
     spec = load_space(write_space(tmp_path, cifar))
     prepared = prepare(spec, tmp_path / "cache")

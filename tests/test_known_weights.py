@@ -74,6 +74,7 @@ def test_a_held_out_loss_without_weights_takes_weight_from_bad_terms_and_does_no
     assert learned.score > short(problem).score - 0.02
 
 
+@pytest.mark.slow
 def test_a_held_out_loss_without_weights_follows_a_perfect_teacher() -> None:
     assert short("perfect", "hyper-v2", cycle_length=1).marked_weight > 1.5
 
@@ -89,17 +90,20 @@ def test_uncertainty_weighting_follows_the_size_of_a_loss_too() -> None:
     assert learned.score < short("constant").score - 0.1
 
 
-@pytest.mark.parametrize("problem", ["outdated", pytest.param("noisy_labels", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("problem", ["outdated", "noisy_labels"])
 def test_without_bad_terms_the_exits_score_higher(problem: str) -> None:
     gains = [short(problem, seed=s, fixed=0.0).score - short(problem, seed=s).score for s in (0, 1)]
     assert np.mean(gains) > 0.01
 
 
+@pytest.mark.slow
 def test_a_perfect_teacher_helps() -> None:
     gains = [short("perfect", seed=s, fixed=64.0).score - short("perfect", seed=s).score for s in (0, 1)]
     assert np.mean(gains) > 0.01
 
 
+@pytest.mark.slow
 def test_fixed_weights_of_1_are_uniform_weights_on_the_same_batches() -> None:
     fixed, uniform = short("noisy_labels", fixed=1.0), short("noisy_labels")
     assert np.array_equal(fixed.scores, uniform.scores)

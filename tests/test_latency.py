@@ -47,6 +47,7 @@ def test_work_counts_from_the_exit_after_it(timed):
     first, second, third = np.diff([0.0, *found.seconds["it"]])
     assert second > 0.02 > max(first, third)
     assert LEAST_ROUNDS <= rounds <= MOST_ROUNDS
+    assert type(found.share) is type(found.apart) is float, "what JSON takes, of a disturbed measurement too"
 
 
 @pytest.mark.slow

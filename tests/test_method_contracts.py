@@ -23,6 +23,7 @@ TRAINED: dict[tuple[bool, str], TrainResult] = {}
 #: Contracts that train: `make quick` runs them for methods of every sort.
 TRAIN = (
     "test_it_learns_deterministically_and_resumes_bit_for_bit",
+    "test_it_keeps_as_many_exits_as_its_row_declares",
     "test_omega_learns_from_d1_if_its_row_declares_it",
     "test_weights_that_it_learns_move_and_at_no_rate_it_is_its_control",
 )

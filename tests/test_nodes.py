@@ -15,6 +15,7 @@ from typing import Any
 import psutil
 import pytest
 import toy_sweep
+from ahead import prepared
 from clusters import ClusterNode, Nodes, wait_until
 from toy_problems import told
 
@@ -31,7 +32,6 @@ class Story:
     """A sweep on three nodes: one is taken away, then one is cut off, and the third trains what is left."""
 
     folder: Path
-    undisturbed: dict[Any, Any]  # every score of the same sweep where nothing happens
     taken_away: list[LedgerRecord]  # failures before the second node was cut off
     noticed: float  # seconds from the cut to the node being declared dead
     late: set[str]  # nodes on which cells began after the cut, but for those of the trials that were cut off
@@ -43,42 +43,45 @@ class Story:
         return Ledger(self.folder / "ledger").read()
 
 
-@pytest.fixture(scope="module")
-def story(nodes: Nodes, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
+@prepared(using=("nodes",))
+def lost(folder: Path, nodes: Nodes) -> Iterator[Story]:
     with nodes.alone:
-        folder = tmp_path_factory.mktemp("story")
-        (marks := folder / "marks").mkdir()
-        ledger = Ledger(folder / "ledger")
-        process = toy_sweep.start(
-            folder, address=nodes.address, problem="GatheringProblem", options={"marks": str(marks), "pause": 0.06, "crowd": 3},
-            cpus=1, training=TRAINING,
-        )  # fmt: skip
-        up = [nodes.add(cpus=1) for _ in range(3)]  # while the driver starts
-        try:
-            undisturbed = toy_sweep.undisturbed(tmp_path_factory.mktemp("plain"), **TRAINING)
-            under_way(process, lambda: told(marks) and ledger.read().fold_epochs >= 3)
-            first = told(marks)[0]
-            up.sort(key=lambda node: node.id != first["node"])
-            taken, cut, last = up
-            nodes.drain(taken, seconds=2)
-            os.kill(taken.raylet, signal.SIGKILL)
-            under_way(
-                process,
-                lambda: (
-                    {line["node"] for line in told(marks)} == {node.id for node in up}
-                    and len(ledger.read().attempts[first["config"]]) > 1
-                ),
-            )
-            failures = [f for known in ledger.read().failures.values() for f in known]
-            noticed, zombies, before = cut_off(nodes, cut, folder)
-            status = toy_sweep.finished(process)
-            late = {line["node"] for line in told(marks)[before:] if line["pid"] not in zombies}
-            yield Story(folder, undisturbed, failures, noticed, late, last, status)
-        finally:
-            process.kill()
-            process.communicate()
-            for node in up:
-                nodes.remove(node)
+        story = happened(folder, nodes)
+    yield story
+
+
+def happened(folder: Path, nodes: Nodes) -> Story:
+    (marks := folder / "marks").mkdir()
+    ledger = Ledger(folder / "ledger")
+    process = toy_sweep.start(
+        folder, address=nodes.address, problem="GatheringProblem", options={"marks": str(marks), "pause": 0.06, "crowd": 3},
+        cpus=1, training=TRAINING,
+    )  # fmt: skip
+    up = [nodes.add(cpus=1) for _ in range(3)]  # while the driver starts
+    try:
+        under_way(process, lambda: told(marks) and ledger.read().fold_epochs >= 3)
+        first = told(marks)[0]
+        up.sort(key=lambda node: node.id != first["node"])
+        taken, cut, last = up
+        nodes.drain(taken, seconds=2)
+        os.kill(taken.raylet, signal.SIGKILL)
+        under_way(
+            process,
+            lambda: (
+                {line["node"] for line in told(marks)} == {node.id for node in up}
+                and len(ledger.read().attempts[first["config"]]) > 1
+            ),
+        )
+        failures = [f for known in ledger.read().failures.values() for f in known]
+        noticed, zombies, before = cut_off(nodes, cut, folder)
+        status = toy_sweep.finished(process)
+        late = {line["node"] for line in told(marks)[before:] if line["pid"] not in zombies}
+        return Story(folder, failures, noticed, late, last, status)
+    finally:
+        process.kill()
+        process.communicate()
+        for node in up:
+            nodes.remove(node)
 
 
 def under_way(process: subprocess.Popen[str], reached: Callable[[], Any]) -> None:
@@ -116,32 +119,32 @@ def cut_off(nodes: Nodes, node: ClusterNode, folder: Path) -> tuple[float, set[i
     return noticed, zombies, before
 
 
-def test_the_sweep_has_the_scores_of_one_where_nothing_happens(story: Story) -> None:
+def test_the_sweep_has_the_scores_of_one_where_nothing_happens(lost: Story, tmp_path: Path) -> None:
     """Each epoch is in one record that counts."""
-    assert story.status == "finished"
-    assert [c.state for c in story.state.history()] == ["complete"] * 4
-    assert toy_sweep.scores(story.state) == story.undisturbed
-    ledger = Ledger(story.folder / "ledger")
+    assert lost.status == "finished"
+    assert [c.state for c in lost.state.history()] == ["complete"] * 4
+    assert toy_sweep.scores(lost.state) == toy_sweep.undisturbed(tmp_path, **TRAINING)
+    ledger = Ledger(lost.folder / "ledger")
     counted = [
         (c, r["seed"], r["fold"], r["epoch"])
-        for c, attempts in story.state.attempts.items()
+        for c, attempts in lost.state.attempts.items()
         for name in attempts.values()
         for r in ledger.records_of(c, name)
-        if r["kind"] == "epoch" and story.state.counts(r)
+        if r["kind"] == "epoch" and lost.state.counts(r)
     ]
     assert len(counted) == len(set(counted)) == EPOCHS
-    assert not list((story.folder / "checkpoints").iterdir())
-    assert not list(story.folder.glob(".ray-*"))
+    assert not list((lost.folder / "checkpoints").iterdir())
+    assert not list(lost.folder.glob(".ray-*"))
 
 
-def test_a_node_that_is_taken_away_with_notice_is_no_failure(story: Story) -> None:
-    assert {(f["reason"], f["final"]) for f in story.taken_away} == {("node", False)}
+def test_a_node_that_is_taken_away_with_notice_is_no_failure(lost: Story) -> None:
+    assert {(f["reason"], f["final"]) for f in lost.taken_away} == {("node", False)}
 
 
-def test_a_lost_node_is_noticed_and_what_its_trials_write_afterwards_is_ignored_and_removed(story: Story) -> None:
-    assert story.noticed < 7, "two health checks of 2.2 seconds, and the one that was under way"
-    failures = [f for known in story.state.failures.values() for f in known]
+def test_a_lost_node_is_noticed_and_what_its_trials_write_afterwards_is_ignored_and_removed(lost: Story) -> None:
+    assert lost.noticed < 7, "two health checks of 2.2 seconds, and the one that was under way"
+    failures = [f for known in lost.state.failures.values() for f in known]
     assert {(f["reason"], f["final"]) for f in failures} == {("node", False)}, failures
-    assert len(failures) > len(story.taken_away)
+    assert len(failures) > len(lost.taken_away)
     # What was cut off, even a trial that was lost before its first epoch, continues on the last node.
-    assert story.late == {story.last.id}
+    assert lost.late == {lost.last.id}

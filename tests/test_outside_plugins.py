@@ -282,12 +282,12 @@ def test_a_registered_model_requires_the_package_of_its_criterion(
 ) -> None:
     from tune.models.register import REQUIREMENTS, _requirements
 
-    built_in = _requirements({"exit criterion patience": "leebert"})
+    built_in = _requirements(REQUIREMENTS, {"exit criterion patience": "leebert"})
     assert [line.partition("==")[0] for line in built_in] == list(REQUIREMENTS)
     origin = Origin("ruamel.yaml", "ruamel.yaml 0")  # a package that is installed here, in place of a plugin's
     monkeypatch.setattr("tune.models.register.origin_of", lambda key: origin)
-    with_plugin = _requirements({"exit criterion margin": str(origin), "method mine": str(origin)})
+    with_plugin = _requirements(REQUIREMENTS, {"exit criterion margin": str(origin), "method mine": str(origin)})
     assert [line.partition("==")[0] for line in with_plugin] == [*REQUIREMENTS, "ruamel.yaml"]
     monkeypatch.setattr("tune.models.register.origin_of", lambda key: Origin("my_parts"))
-    assert _requirements({"exit criterion margin": "my_parts"}) == built_in
+    assert _requirements(REQUIREMENTS, {"exit criterion margin": "my_parts"}) == built_in
     assert "needs module my_parts for exit criterion margin where it is served" in caplog.text

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.slow
 TRAINING = {"batch_size": 4, "max_epochs": 2}
 
 
-@prepared(after="test_doctor", using=("nodes",))
+@prepared(using=("nodes",))
 def half_gpus(folder, nodes):
     """Trials of half a GPU each, on one GPU, in two sessions, each in a process of its own; their folder."""
     statuses = []
@@ -37,7 +37,7 @@ def half_gpus(folder, nodes):
     yield folder
 
 
-@prepared(after="test_doctor", using=("nodes", "half_gpus"))
+@prepared(using=("nodes", "half_gpus"))
 def full_node(folder, nodes, half_gpus):
     """How a sweep ended that lost its trial to Ray's monitor of memory, and its folder; after the one above."""
     marks = folder / "marks"

@@ -21,11 +21,14 @@ from encoders import graded_rows
 from proxy import Fault, proxy
 
 from leebert.errors import ConfigError, DataError, DivergedError
+from leebert.exported.model import ExportedModel
 from leebert.latency import time_criteria
 from leebert.provenance import code_version
 from leebert.recipe import train_model
 from leebert.yaml import dump_yaml, load_yaml
 from tune.models.best_file import content_digest, read_best
+from tune.models.serving import _load_pyfunc
+from tune.serve.source import exported_folder
 from tune.tracking import names
 
 # MLflow's loader of models warns of MLflow's own type hints when it is imported.
@@ -53,9 +56,10 @@ def refitted(best_place, cli, mlflow_server, tmp_path_factory, trained):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("tune.models.refit.train_model", training)
         patch.setattr("leebert.latency.ROUNDS", 1)
+        patch.setattr("leebert.export.exits.GAIN", 1)  # whatever the times are, every exit is kept
         ran = cli(
             "leebert-tune", "refit", best_place.file, "--seeds", 2, "--criterion", "entropy", "--speed-up", 2,
-            "--out", out, "--json", "--tracking-uri", mlflow_server.url,
+            "--export", "fp32", "--out", out, "--json", "--tracking-uri", mlflow_server.url,
         )  # fmt: skip
     assert ran.code == 0, ran.err
     return out, ran
@@ -69,7 +73,7 @@ def trained(tmp_path_factory):
 
 @pytest.fixture
 def refit(cli, mlflow_server, refitted, trained, monkeypatch):
-    """`leebert-tune refit`; models are those that the same seeds trained before, and few rows are timed, once."""
+    """`leebert-tune refit` in PyTorch; models are those that the same seeds trained before, and few rows are timed, once."""
 
     def training(run, folder, **more):
         shutil.copytree(trained / f"seed-{run.training.seed}", folder, dirs_exist_ok=True)
@@ -77,7 +81,8 @@ def refit(cli, mlflow_server, refitted, trained, monkeypatch):
     monkeypatch.setattr("tune.models.refit.train_model", training)
     monkeypatch.setattr("leebert.report.time_criteria", lambda *args: time_criteria(*args[:-1], 3))
     monkeypatch.setattr("leebert.latency.ROUNDS", 1)
-    return lambda file, *more: cli("leebert-tune", "refit", file, "--tracking-uri", mlflow_server.url, *more)
+    options = ("--export", "none", "--tracking-uri", mlflow_server.url)
+    return lambda file, *more: cli("leebert-tune", "refit", file, *options, *more)
 
 
 @pytest.fixture(scope="module")
@@ -453,7 +458,9 @@ def test_the_registered_version_has_signature_example_and_no_pickle(
         "dev: score": f"{100 * dev['mean_over_exits']:.2f} %",
         "dev: majority class": f"{100 * dev['majority']['score']:.2f} %",
         "dev: layer speed-up": f"{own['speed_up']:.2f}",
+        "exported": "fp32", "dev: exported": version.tags["dev: exported"],
     }  # fmt: skip
+    assert re.fullmatch(r"[\d.]+ % at [\d.]+× layer speed-up, [\d.e-]+ ms", version.tags["dev: exported"])
     assert (
         f"![Score against mean exit layer](get-artifact?path=exit_curve.png&run_uuid={version.run_id})"
         in version.description
@@ -465,7 +472,7 @@ def test_the_registered_version_has_signature_example_and_no_pickle(
         "row", "label", "probability", "exit_layer", "layers_saved",
     ]  # fmt: skip
     assert {p.name for p in served.metadata.signature.params} == {
-        "criterion", "threshold", "patience", "speed_up", "max_loss", "truncate", "batch_size", "strategy",
+        "criterion", "threshold", "patience", "speed_up", "max_loss", "latency", "truncate", "batch_size", "strategy",
     }  # fmt: skip
     assert served.metadata.flavors["python_function"]["loader_module"] == "tune.models.serving"
     logged = client.get_logged_model(ran.json["mlflow"]["model_id"])
@@ -478,6 +485,37 @@ def test_the_registered_version_has_signature_example_and_no_pickle(
     assert not [p for p in files if p.name.startswith((".checkpoints", ".cache", ".best", "state."))]
     here = str(best_place.folder).encode()
     assert not [p for p in files if here in p.read_bytes()], "no place on one machine"
+
+
+def test_the_registered_version_holds_the_export_which_the_server_takes(refitted, served, rows, mlflow_server):
+    out, ran = refitted
+    with exported_folder(ADDRESS, mlflow_server.url) as folder:
+        manifest = ExportedModel.load(folder).manifest
+        requirements = next(p for p in folder.parents if p.name == "data").parent / "requirements.txt"
+        assert "onnxruntime==" in requirements.read_text()
+        assert "torch" not in requirements.read_text()
+    assert (manifest.name, manifest.precision, manifest.exit_layers) == ("leebert-pairs", "fp32", (1, 2, 3, 4))
+    own = ran.json["chosen"]["entropy"]
+    assert (manifest.exits.criterion, manifest.exits.threshold) == ("entropy", own["threshold"])
+    curve = manifest.curve("entropy")
+    # Its curves are those of cross-validation, with the milliseconds of the exported form.
+    saved = json.loads((out / "seed-0" / "exits.json").read_text())["curves"]["entropy"]
+    assert [[p.threshold, p.speed_up, p.score] for p in curve.points] == [pytest.approx(point) for point in saved]
+    assert ran.json["exported"]["splits"]["dev"]["own"]["milliseconds"] > 0
+    fastest = served.predict(rows, params={"latency": curve.points[-1].milliseconds * 1.001})
+    assert (fastest["exit_layer"] == 1).all()
+
+
+def test_a_version_without_an_export_runs_in_pytorch(refitted, served, rows):
+    from mlflow.exceptions import MlflowException
+
+    in_torch = _load_pyfunc(str(refitted[0] / "seed-0"), {"device": "cpu", "precision": "fp32"})
+    params = {"criterion": "confidence", "threshold": 0.9}
+    pd.testing.assert_frame_equal(
+        in_torch.predict(rows, params), served.predict(rows, params=params), rtol=0, atol=1e-4
+    )
+    with pytest.raises(MlflowException, match="latency: this model has no measured times"):
+        in_torch.predict(rows, {"latency": 1.0})
 
 
 def test_what_the_models_came_from_is_logged_without_places(refitted, best_place, mlflow_server, tmp_path):
@@ -507,7 +545,9 @@ def test_batch_scoring_answers_as_the_library_does(served, refitted, rows, cli, 
     predicted = cli("leebert", "predict", out / "seed-0", tmp_path / "rows.jsonl")
     assert predicted.code == 0, predicted.err
     lines = [json.loads(line) for line in predicted.out.splitlines()]
-    assert answer[["row", "label", "probability", "exit_layer"]].to_dict("records") == lines
+    predicted = answer[["row", "label", "probability", "exit_layer"]]
+    # It answers from the exported model.
+    pd.testing.assert_frame_equal(predicted, pd.DataFrame(lines), rtol=0, atol=1e-4, check_index_type=False)
     assert (answer["layers_saved"] == LAYERS - answer["exit_layer"]).all()
     assert answer.index.equals(rows.index)
     entropy = ran.json["chosen"]["entropy"]["threshold"]
@@ -550,7 +590,10 @@ def test_patience_takes_the_nearest_and_reports_it(served, rows, caplog):
 
 WRONG = {
     "a threshold above its range": ({"criterion": "confidence", "threshold": 1.5}, "between 0 and 1, not 1.5"),
-    "a threshold below its range": ({"criterion": "entropy", "threshold": -0.1}, "at least 0, not -0.1"),
+    "a threshold below its range": (
+        {"criterion": "entropy", "threshold": -0.1},
+        "between 0 and ln 2 = 0.6931, not -0.1",
+    ),
     "an entropy above ln K": ({"criterion": "entropy", "threshold": 1.2}, "between 0 and ln 2 = 0.6931"),
     "normalised for plain entropy": ({"criterion": "entropy", "threshold": 0.9}, "did you mean normalised_entropy"),
     "a confidence of nothing": ({"criterion": "confidence", "threshold": 0}, "lies above 0, not 0"),
@@ -650,6 +693,8 @@ def scoring(refitted, rows, mlflow_server, tmp_path_factory):
     folder = tmp_path_factory.mktemp("scoring")
     rows.to_csv(folder / "rows.csv", index=False)
     code = (
+        "import sys\n"
+        "for name in ('torch', 'transformers', 'onnx', 'ray'): sys.modules[name] = None\n"
         "import mlflow, pandas\n"
         f"model = mlflow.pyfunc.load_model({ADDRESS!r})\n"
         "model.predict(pandas.read_csv('rows.csv')).to_json('out.json', orient='records')\n"
@@ -718,7 +763,7 @@ def test_mlflow_models_serve_answers_and_refuses(serving, served, rows):
     code, fast = post(url, {"dataframe_split": split, "params": {"criterion": "confidence", "speed_up": 4}})
     assert {r["layers_saved"] for r in fast["predictions"]} == {LAYERS - 1}
     for body, part in (
-        ({"dataframe_split": split, "params": {"criterion": "entropy", "threshold": -1}}, "at least 0"),
+        ({"dataframe_split": split, "params": {"criterion": "entropy", "threshold": -1}}, "between 0 and ln 2"),
         ({"dataframe_split": {"columns": ["x"], "data": [["y"]]}}, "missing inputs ['a', 'b']"),
         ({"dataframe_split": {"columns": ["a", "b"], "data": [["cat " * 99, "dog"]]}}, "at most 32 tokens"),
     ):

@@ -1,5 +1,6 @@
 """`leebert-tune resume` after its driver was killed, stood still, or with a space that has grown; MLflow and Ray are real."""
 
+import dataclasses
 import json
 import os
 import random
@@ -11,6 +12,7 @@ import sys
 import threading
 import time
 from collections import Counter
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import in_process
@@ -56,10 +58,10 @@ def tuned(cli_without_ray, mlflow_server, place):
     return run
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def started(place, mlflow_server, ray_up):
     """Starts `leebert-tune` in a process of its own, whose trials run in Ray, or in itself."""
-    processes = []
+    processes, environment = [], {**os.environ, "MLFLOW_TRACKING_URI": mlflow_server.url}
 
     def start(command, *args, ray=True):
         program = [SCRIPTS / "leebert-tune"] if ray else [sys.executable, in_process.__file__]
@@ -70,7 +72,7 @@ def started(place, mlflow_server, ray_up):
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 text=True,
-                env={**os.environ, "MLFLOW_TRACKING_URI": mlflow_server.url},
+                env=environment,
             )
         )
         return processes[-1]
@@ -81,7 +83,7 @@ def started(place, mlflow_server, ray_up):
         process.communicate()
 
 
-def until(process, reached, seconds=120):
+def until(process, reached, seconds=300):
     """Wait for something that a process is to bring about."""
     deadline = time.monotonic() + seconds
     while not reached():
@@ -126,11 +128,42 @@ def whole(tuned, place):
     return SweepFolder(place / "sweeps" / "uninterrupted")
 
 
-@pytest.mark.slow
-def test_a_driver_that_is_killed_or_interrupted_at_any_moment_loses_and_repeats_nothing(
-    whole, tuned, started, place, mlflow_server
-):
-    folder, rng = SweepFolder(place / "sweeps" / "torn"), random.Random(7)
+@dataclasses.dataclass(frozen=True)
+class Interrupted:
+    """How a command ended that was asked to, and the state of its sweep then."""
+
+    code: int
+    out: str
+    err: str
+    state: str
+
+
+def assert_interrupted(ended, folder, expected):
+    assert ended.code == expected, ended.err
+    assert "unfinished" in ended.out
+    assert "running" not in ended.out
+    assert "Traceback" not in ended.err
+    assert f"leebert-tune resume {folder.path}" in ended.err
+    assert ended.state == "stopped"
+
+
+def state_of(listed, folder):
+    return {sweep["sweep"]: sweep["state"] for sweep in listed}[folder.name]
+
+
+@dataclasses.dataclass(frozen=True)
+class Torn:
+    """A sweep whose drivers are disturbed by a thread, while other tests run; what the undisturbed one holds."""
+
+    folder: SweepFolder
+    interrupted: Future
+    numbers: dict
+    identities: set
+
+
+@pytest.fixture(scope="module")
+def torn(whole, started, place, mlflow_server):
+    folder = SweepFolder(place / "sweeps" / "torn")
     begun = Path("ledger", "driver", "0001", "00000000.jsonl")
     (folder.path / begun).parent.mkdir(parents=True)
     for name in ("manifest.json", "space.yaml"):
@@ -138,41 +171,29 @@ def test_a_driver_that_is_killed_or_interrupted_at_any_moment_loses_and_repeats_
     # As if its first driver was killed before it granted a trial.
     (folder.path / begun).write_bytes((whole.path / begun).read_bytes().splitlines(keepends=True)[0])
     assert not folder.ledger.read().attempts
+    expected = numbers(whole), set(told_to_mlflow(mlflow_server, "uninterrupted")[0])
+    with ThreadPoolExecutor(1) as thread:
+        yield Torn(folder, thread.submit(disturb, folder, started), *expected)
+
+
+def disturb(folder, started):
+    """Interrupt a sweep's second driver and kill the third; how the second ended."""
+    rng = random.Random(7)
     first = started("resume", "torn")
     until(first, lambda: recorded(folder) >= 1)
     first.send_signal(signal.SIGINT)
     out, err = first.communicate(timeout=60)
-    assert_interrupted(first.returncode, out, err, folder, 130, tuned)
+    listed = started("list", "--json", ray=False).communicate()[0]
     process, epochs = started("resume", "torn"), min(recorded(folder) + rng.randint(1, 3), 11)
     until(process, lambda: recorded(folder) >= epochs)
     time.sleep(rng.uniform(0, 0.2))
     process.kill()
     process.wait()
-    before = [r for r in folder.ledger.in_order() if r["kind"] in ("suggest", "grant", "complete")]
-    assert tuned("status", "torn", "--json").json["state"] == "died"
-    assert folder.ledger.read().end is None
-    last = tuned("resume", "torn", "--json")
-    assert last.code == 0, last.err
-    assert last.json[0]["status"] == "finished"
-    assert numbers(folder) == numbers(whole)
-    records = folder.ledger.in_order()
-    epochs = Counter((r["config"], r["seed"], r["fold"], r["epoch"]) for r in records if r["kind"] == "epoch")
-    fences = folder.ledger.fences()
-    ignored = [r for r in records if r["kind"] == "epoch" and r["seq"] >= fences[r["config"]].get(r["attempt"], 1e9)]
-    assert sum(epochs.values()) - len(ignored) == len(epochs) == 12
-    made = [r for r in records if r["kind"] in ("suggest", "grant", "complete")]
-    assert made[: len(before)] == before
-    identities, statuses, steps = told_to_mlflow(mlflow_server, "torn")
-    assert identities.keys() == told_to_mlflow(mlflow_server, "uninterrupted")[0].keys()
-    assert set(identities.values()) == {1}
-    assert statuses == {"FINISHED"}
-    assert set(steps.values()) == {1}
-    assert not list((folder.path / "checkpoints").iterdir())
-    assert not list(folder.path.glob(".ray-*"))
+    return Interrupted(first.returncode, out, err, state_of(json.loads(listed), folder))
 
 
 @pytest.mark.slow
-def test_a_driver_that_stood_still_while_another_took_over_ends_itself(tuned, started, place, mlflow_server):
+def test_a_driver_that_stood_still_while_another_took_over_ends_itself(torn, tuned, started, place, mlflow_server):
     path = space(
         place, "still", algorithms=["blo"],
         training={"batch_size": 4, "max_epochs": 3000, "patience": 3000, "precision": "fp32"},
@@ -206,7 +227,7 @@ def test_a_driver_that_stood_still_while_another_took_over_ends_itself(tuned, st
 
 
 @pytest.mark.slow
-def test_damaged_logits_are_named_by_resume_and_made_again_by_repair(whole, tuned, mlflow_server):
+def test_damaged_logits_are_named_by_resume_and_made_again_by_repair(whole, torn, tuned, mlflow_server):
     state = whole.ledger.read()
     key, record = next(iter(state.cells.items()))
     path = held_out_path(whole.path, record)
@@ -233,16 +254,6 @@ def test_damaged_logits_are_named_by_resume_and_made_again_by_repair(whole, tune
 LONG = {"batch_size": 4, "max_epochs": 3000, "patience": 3000, "precision": "fp32"}
 
 
-def assert_interrupted(code, out, err, folder, expected, tuned):
-    assert code == expected, err
-    assert "unfinished" in out
-    assert "running" not in out
-    assert "Traceback" not in err
-    assert f"leebert-tune resume {folder.path}" in err
-    states = {sweep["sweep"]: sweep["state"] for sweep in tuned("list", "--json").json}
-    assert states[folder.name] == "stopped"
-
-
 @pytest.mark.slow
 def test_sigterm_is_taken_as_ctrl_c_with_a_code_of_its_own(tuned, place):
     """Sent to this process, which trains: the signals' handling is the same wherever trials run."""
@@ -259,7 +270,8 @@ def test_sigterm_is_taken_as_ctrl_c_with_a_code_of_its_own(tuned, place):
     thread.start()
     ran = tuned("sweep", space(place, "sigterm", algorithms=["blo"], training=LONG), "--name", "sigterm")
     thread.join()
-    assert_interrupted(ran.code, ran.out, ran.err, folder, 143, tuned)
+    state = state_of(tuned("list", "--json").json, folder)
+    assert_interrupted(Interrupted(ran.code, ran.out, ran.err, state), folder, 143)
 
 
 @pytest.mark.slow
@@ -330,3 +342,30 @@ def test_what_would_make_results_that_cannot_be_joined_is_refused(whole, tuned, 
     assert told in ran.err
     assert "start another sweep" in ran.err
     assert {p: p.read_bytes() for p in whole.path.rglob("*") if p.is_file() and p.parent.name != "lease"} == before
+
+
+@pytest.mark.slow
+def test_a_driver_that_is_killed_or_interrupted_at_any_moment_loses_and_repeats_nothing(torn, tuned, mlflow_server):
+    folder = torn.folder
+    assert_interrupted(torn.interrupted.result(), folder, 130)
+    before = [r for r in folder.ledger.in_order() if r["kind"] in ("suggest", "grant", "complete")]
+    assert tuned("status", "torn", "--json").json["state"] == "died"
+    assert folder.ledger.read().end is None
+    last = tuned("resume", "torn", "--json")
+    assert last.code == 0, last.err
+    assert last.json[0]["status"] == "finished"
+    assert numbers(folder) == torn.numbers
+    records = folder.ledger.in_order()
+    epochs = Counter((r["config"], r["seed"], r["fold"], r["epoch"]) for r in records if r["kind"] == "epoch")
+    fences = folder.ledger.fences()
+    ignored = [r for r in records if r["kind"] == "epoch" and r["seq"] >= fences[r["config"]].get(r["attempt"], 1e9)]
+    assert sum(epochs.values()) - len(ignored) == len(epochs) == 12
+    made = [r for r in records if r["kind"] in ("suggest", "grant", "complete")]
+    assert made[: len(before)] == before
+    identities, statuses, steps = told_to_mlflow(mlflow_server, "torn")
+    assert identities.keys() == torn.identities
+    assert set(identities.values()) == {1}
+    assert statuses == {"FINISHED"}
+    assert set(steps.values()) == {1}
+    assert not list((folder.path / "checkpoints").iterdir())
+    assert not list(folder.path.glob(".ray-*"))

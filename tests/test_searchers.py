@@ -145,6 +145,7 @@ def test_tpe_ranks_a_diverged_one_last() -> None:
     assert (trial.state.name, trial.intermediate_values) == ("PRUNED", {})
 
 
+@pytest.mark.slow
 def test_tpe_learns() -> None:
     """After its random start it proposes better configurations than random draws do."""
     means = {}

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import quick
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy import stats as scipy_stats
@@ -182,8 +183,8 @@ def test_equal_folds_leave_the_sampling_variance():
     assert interval.high - interval.low == pytest.approx(2 * 1.96 * 0.01, rel=1e-3)
 
 
-@pytest.mark.parametrize("training", [0.0, 0.5, 2.0])
-@pytest.mark.parametrize("folds", [3, 5])
+@pytest.mark.parametrize("training", quick.only([0.0, 2.0], [0.0, 0.5, 2.0]))
+@pytest.mark.parametrize("folds", quick.only([3], [3, 5]))
 def test_the_level_holds_whatever_training_sets_add(training, folds):
     """Sampling variance 1 per fold, and effects of training sets correlated by 1/K, as the correction assumes."""
     rng, draws = np.random.default_rng(folds), 200

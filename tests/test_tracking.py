@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import quick
 from mlflow_server import contents
 from proxy import Fault, proxy
 
@@ -209,7 +210,7 @@ def test_a_second_tracker_recognises_everything_and_writes_nothing(sweep: Sweep)
     assert len(sweep.history("CLO-v2 00 s0 f0", "score/mean")) == EPOCHS
 
 
-@pytest.mark.parametrize("cut", [3, 6, 14])
+@pytest.mark.parametrize("cut", quick.only([6], [3, 6, 14]))
 def test_a_sweep_whose_driver_died_resumes_in_the_same_runs(database: str, cut: int) -> None:
     sweep, events = Sweep(database), whole_sweep()
     sweep.send(events[:cut])
@@ -464,7 +465,7 @@ def test_many_values_are_split_below_the_limits_of_a_request(sweep: Sweep) -> No
     events = [SweepStarted(many), ConfigStarted("c", 0, {"algorithm": "mine"}), ConfigEnded("c", "complete", {}, depth)]
     sweep.send(events)
     assert len(sweep.runs()[sweep.name].data.params) == 150
-    assert len(sweep.history("mine 00 · c", "depth/omega_ce")) == 900
+    assert len(sweep.history("mine 00", "depth/omega_ce")) == 900
 
 
 @pytest.fixture

@@ -27,6 +27,7 @@ from leebert.cli_options import (
     Device,
     Experiment,
     Json,
+    Latency,
     MaxLoss,
     Patience,
     Pooling,
@@ -477,6 +478,13 @@ def best(
             "--pareto", help="Compute the Pareto front of score against mean exit layer, even with more than 100 runs."
         ),
     ] = False,
+    milliseconds: Annotated[
+        bool,
+        typer.Option(
+            "--milliseconds",
+            help="Measure the networks on this machine, in the form of `leebert export`, and add milliseconds to the tables.",
+        ),
+    ] = False,
     anyway: Annotated[
         bool,
         typer.Option(
@@ -490,16 +498,17 @@ def best(
 
     Exit code 1 if a sweep or task has no best configuration; the other files are still written.
     """
-    from tune.analysis.tradeoff import RankingObjective
-    from tune.store.folder import SweepFolder
+    with live.display(LOADING):
+        from tune.analysis.tradeoff import RankingObjective
+        from tune.store.folder import SweepFolder
 
-    folders = [SweepFolder.find(name, storage) for name in names]
-    aim = RankingObjective.of(objective, criterion, patience)
-    with live.display("reading the sweeps"):
+        folders = [SweepFolder.find(name, storage) for name in names]
+        aim = RankingObjective.of(objective, criterion, patience)
         from tune.analysis.choose import choose_each
         from tune.models.write_best import print_best, write_best
 
-        choices, errors = choose_each(folders, aim, front=pareto, anyway=anyway)
+        live.phase("reading the sweeps")
+        choices, errors = choose_each(folders, aim, front=pareto, timed=milliseconds, anyway=anyway)
         written = [(choice, *write_best(choice, out)) for choice in choices]
     if json_ and written:
         contents = [{**values, "file": str(path)} for _, values, path in written]
@@ -560,6 +569,14 @@ def refit(
     patience: Patience = None,
     speed_up: SpeedUp = None,
     max_loss: MaxLoss = None,
+    latency: Latency = None,
+    export: Annotated[
+        str | None,
+        typer.Option(
+            metavar="int8|fp32|none",
+            help="Form of the registered model: exported for ONNX Runtime in int8 (default) or fp32, or in PyTorch (none).",
+        ),
+    ] = None,
     data_dir: DataDir = None,
     backbone: Backbone = None,
     tracking_uri: TrackingUri = None,
@@ -576,10 +593,12 @@ def refit(
     ] = False,
     json_: Json = False,
 ) -> None:
-    """Train a best file's configuration on the whole training split, evaluate it and register it for serving."""
+    """Train a best file's configuration on the whole training split, evaluate it, export it and register it for serving."""
+    from leebert.milliseconds import parse_milliseconds
     from tune.models.best_file import read_best
 
     best = read_best(file).moved(data_dir, backbone)
+    milliseconds = None if latency is None else parse_milliseconds(latency, "--latency")
     out = out or Path("refits") / best.task_name
     experiment = experiment or f"leebert-{best.task_name}"
     with live.display(LOADING):
@@ -589,7 +608,10 @@ def refit(
         from tune.models.register import RegistryTarget, check_names, check_server, log_refit, model_name
         from tune.tracking.server import resolve_uri
 
-        plan = RefitPlan(seeds_of(best, seeds, first_seed), criterion, speed_up, patience, device, max_loss=max_loss)
+        plan = RefitPlan(
+            seeds_of(best, seeds, first_seed), criterion, speed_up, patience, device, max_loss=max_loss,
+            latency=milliseconds, export=export,
+        )  # fmt: skip
         to = RegistryTarget(resolve_uri(tracking_uri), experiment, name or model_name(best.task_name), alias)
         check_names(to, best.task_name)
         live.phase("checking data and backbone, and choosing the thresholds")
@@ -597,7 +619,7 @@ def refit(
         live.phase("connecting to MLflow")
         check_server(to)
         with claimed(ready):
-            outcome = refit_(ready, served_as=to.address, anyway=anyway)
+            outcome = refit_(ready, name=to.name, served_as=to.address, anyway=anyway)
             live.phase("registering the model in MLflow")
             outcome["mlflow"] = log_refit(best, out, outcome, to)
             finish(out, outcome)
@@ -649,12 +671,13 @@ def rebuild_mlflow(
     json_: Json = False,
 ) -> None:
     """Write the missing part of a sweep to MLflow: everything on a new server, missing events after an outage."""
-    from tune.analysis.overview import print_views
-    from tune.store.folder import SweepFolder
-    from tune.tracking.rebuild import rebuild
+    with live.display(LOADING):
+        from tune.analysis.overview import print_views
+        from tune.store.folder import SweepFolder
+        from tune.tracking.rebuild import rebuild
 
-    folder = SweepFolder.find(name, storage)
-    with live.display("comparing MLflow with the sweep's ledger"):
+        folder = SweepFolder.find(name, storage)
+        live.phase("comparing MLflow with the sweep's ledger")
         rebuilt = rebuild(folder, tracking_uri=tracking_uri, experiment=experiment)
     if json_:
         console.emit_json(rebuilt)
@@ -687,12 +710,13 @@ def views(
     json_: Json = False,
 ) -> None:
     """Write the sweep's saved views to MLflow from its current results, and print their addresses."""
-    from tune.analysis.overview import print_views
-    from tune.store.folder import SweepFolder
-    from tune.tracking.publish import show
+    with live.display(LOADING):
+        from tune.analysis.overview import print_views
+        from tune.store.folder import SweepFolder
+        from tune.tracking.publish import show
 
-    folder = SweepFolder.find(name, storage)
-    with live.display("comparing the methods, and writing the views to MLflow"):
+        folder = SweepFolder.find(name, storage)
+        live.phase("comparing the methods, and writing the views to MLflow")
         published = show(folder, tracking_uri=tracking_uri, experiment=experiment)
     if json_:
         console.emit_json(published)
@@ -733,16 +757,17 @@ def compare(
     json_: Json = False,
 ) -> None:
     """Compare two methods, or two values of another option: A minus B, paired by configuration, seed and fold."""
-    from tune.analysis.compare_sweeps import across, at_speed_ups, compare_sweeps
-    from tune.analysis.compare_text import print_comparisons
-    from tune.analysis.verdict import choose_sides
-    from tune.store.folder import SweepFolder
+    with live.display(LOADING):
+        from tune.analysis.compare_sweeps import across, at_speed_ups, compare_sweeps
+        from tune.analysis.compare_text import print_comparisons
+        from tune.analysis.verdict import choose_sides
+        from tune.store.folder import SweepFolder
 
-    objectives = at_speed_ups(speed_up or (), criterion, patience)
-    picked = _picked(where or [])
-    folders = [SweepFolder.find(name, storage) for name in names]
-    sides, difference = choose_sides(folders, _option(option), a, b), _difference(power)
-    with live.display("reading the ledger"):
+        objectives = at_speed_ups(speed_up or (), criterion, patience)
+        picked = _picked(where or [])
+        folders = [SweepFolder.find(name, storage) for name in names]
+        sides, difference = choose_sides(folders, _option(option), a, b), _difference(power)
+        live.phase("reading the ledger")
         comparisons = compare_sweeps(
             folders,
             *sides,
@@ -814,13 +839,14 @@ def report(
     storage: Storage = None,
 ) -> None:
     """Write an HTML report of a sweep and log it to MLflow: space, best, front, importance, comparisons, failures."""
-    from tune.store.folder import SweepFolder
+    with live.display(LOADING):
+        from tune.store.folder import SweepFolder
 
-    folder = SweepFolder.find(name, storage)
-    with live.display("reading the ledger"):
+        folder = SweepFolder.find(name, storage)
         from tune.analysis.report import sweep_page
         from tune.tracking.artifacts import deliver
 
+        live.phase("reading the ledger")
         page, path = sweep_page(folder), out or folder.path / "report.html"
         live.phase("logging the page to MLflow")
         written = deliver(page, path, [folder], tracking_uri=tracking_uri, experiment=experiment)
@@ -1053,10 +1079,11 @@ def load(
 
 def main() -> None:
     """Run the console script."""
-    try:
-        console.run(app, timestamps=True, extra="sweep")
-    finally:
-        _stop_ray()
+    with console.quick_end():
+        try:
+            console.run(app, timestamps=True, extra="sweep")
+        finally:
+            _stop_ray()
 
 
 def _stop_ray() -> None:

@@ -49,6 +49,8 @@ def card(exported: Exported) -> str:
             "",
             *markdown(("threshold", "layer speed-up", "mean exit layer", "ms", "score"), points),
             "",
+            f"Thresholds and this table: {exported.calibrated_on}.",
+            "",
         ]
     if timing:
         lines += [

@@ -20,6 +20,7 @@ from leebert import live
 from leebert.errors import ConfigError
 from leebert.evaluate import RecordedLogits, record_all
 from leebert.exits import CRITERIA, FULL_MODEL, with_threshold
+from leebert.exits.criterion import ExitCriterion
 from leebert.export.card import card
 from leebert.export.exits import Choice, Costs, choose_by_time, subset
 from leebert.export.pieces import Pieces, trace
@@ -36,7 +37,7 @@ from leebert.exported.model import ExportedModel
 from leebert.latency import machine
 from leebert.majority import against_majority
 from leebert.metrics import measures
-from leebert.milliseconds import mean_time
+from leebert.milliseconds import ExitMilliseconds, mean_time
 from leebert.operating_point import Aim, choose_exits
 from leebert.runtime import Runtime
 from leebert.thresholds import Chosen
@@ -45,19 +46,38 @@ from leebert.tradeoff import tradeoff
 #: Precisions by the value of `--int8`; None: without the option.
 PRECISIONS = {None: "fp32", "dynamic": "int8-dynamic", "static": "int8-static"}
 
+#: The kind of int8 of texts unless it is stated.
+INT8 = "dynamic"
+
+
+@dataclasses.dataclass(frozen=True)
+class Validated:
+    """Validation logits of models like the exported one: samples that neither trained nor scored it.
+
+    Attributes:
+        recorded: Logits (M, N, K) of all exits, with labels.
+        source: What they are, in words.
+    """
+
+    recorded: RecordedLogits
+    source: str
+
 
 @dataclasses.dataclass(frozen=True)
 class Options:
     """The options of an export.
 
     Attributes:
-        int8: `dynamic` or `static`; None: float32.
+        int8: `dynamic`, `static`, or `auto`, which is dynamic for texts and static for images; None: float32.
         all_exits: Whether to keep every exit, whatever it costs.
         threads: Threads of ONNX Runtime in measurements.
         calibration: A file of texts for the ranges of static int8; None: training samples.
         data_dir: The data directory; None: that of training.
         criterion: The exit criterion; None: the model's own.
         aim: What its threshold is chosen for; None: what the model's own was.
+        validated: Logits on which exits, thresholds and curves are chosen; None: those of the exported model on the scored
+            samples.
+        name: The model's name in messages and pages; None: that of the folder.
     """
 
     int8: str | None = None
@@ -67,6 +87,8 @@ class Options:
     data_dir: str | None = None
     criterion: str | None = None
     aim: Aim | None = None
+    validated: Validated | None = None
+    name: str | None = None
 
 
 def export_model(
@@ -96,6 +118,8 @@ def export_model(
     check_out(out)
     model, tokenizer = kind_of_saved(folder).load(folder)
     model = model.float().eval()
+    if options.int8 == "auto":
+        options = dataclasses.replace(options, int8="static" if tokenizer is None else INT8)
     check_model(model, tokenizer, folder, options)
     with tempfile.TemporaryDirectory() as scratch:
         live.phase("reading the samples")
@@ -105,7 +129,7 @@ def export_model(
         )  # fmt: skip
         work = _Export(folder, model, tokenizer, samples, options, Path(scratch), progress)
         with replaced_folder(out) as fresh:
-            return work.write(fresh, out.name)
+            return work.write(fresh, options.name or out.name)
 
 
 def check_model(model: Any, tokenizer: Any, folder: Path, options: Options) -> None:
@@ -118,10 +142,13 @@ def check_model(model: Any, tokenizer: Any, folder: Path, options: Options) -> N
         options: The options.
 
     Raises:
-        ConfigError: The tokenizer is not a fast one, or images are to be quantised, or the criterion needs torch.
+        ConfigError: The tokenizer is not a fast one, the kind of int8 does not suit images, or the criterion needs torch.
     """
-    if options.int8 and tokenizer is None:
-        raise ConfigError(f"--int8: {folder} is a network of images, which is exported in float32; leave --int8 out")
+    if options.int8 == "dynamic" and tokenizer is None:
+        raise ConfigError(
+            f"--int8 dynamic: {folder} is a network of images, whose convolutions are faster in float32 than with ranges that "
+            "are computed for each batch; give --int8 static, or leave --int8 out"
+        )
     if options.calibration and options.int8 != "static":
         raise ConfigError("--calibration is for --int8 static: add it, or leave --calibration out")
     if tokenizer is not None and not getattr(tokenizer, "is_fast", False):
@@ -167,7 +194,7 @@ class _Export:
         self.metric = model.config.metric or _task(model).metric
         name = options.criterion or model.config.exit_strategy
         own = name == model.config.exit_strategy
-        self.criterion = name
+        self.criterion, self.aim = name, options.aim or _own_aim(folder)
         self.patience = CRITERIA[name].counted(model.config.exit_patience if own else None, model.num_exits)
         self.ranges: dict[str, tuple[float, float]] | None = None
 
@@ -188,26 +215,29 @@ class _Export:
         live.phase("scoring the exported model")
         assert reference.labels is not None
         recorded = record_exported(every, self.samples.scored, reference.labels, progress=self.progress)
-        choice, chosen = self._choose(pieces, every, recorded)
+        validated = self.options.validated
+        basis = validated.recorded if validated else recorded
+        choice, first = self._choose(pieces, every, basis)
         kept = choice.kept if choice else (0,)
         graphs = finest if len(kept) == len(finest) else self._graphs(pieces, [pieces.exit_layers[i] for i in kept])
         model = every if graphs is finest else self._loaded(graphs, "kept")
         live.phase("measuring the time")
-        recorded = subset(recorded, kept)
-        exits = chosen.exits if chosen else None
-        own = Exits(criterion=FULL_MODEL) if exits is None else Exits(**exits.model_dump())
-        times = segment_times({"kept": (model, model.criterion(own))}, self._timed)["kept"].segments
+        times = segment_times({"kept": (model, self._any_threshold(model))}, self._timed)["kept"].segments
+        recorded, basis = subset(recorded, kept), subset(basis, kept)
+        chosen = self._chosen(basis, first, times)
+        own = Exits(**chosen.exits.model_dump()) if chosen else Exits(criterion=FULL_MODEL)
         manifest = dataclasses.replace(
-            model.manifest, name=name, exits=own, curves=self._curves(recorded, times, own.patience),
+            model.manifest, name=name, exits=own, curves=self._curves(basis, times, own.patience),
             scores=self._scores(subset(reference, kept), recorded), majority=self._majority(recorded),
             timing=Timing(
                 threads=self.options.threads, texts=len(self._timed), machine=machine(runtime),
                 segments=tuple(float(t) for t in times),
             ),
         )  # fmt: skip
+        samples = self.samples
         result = Exported(
-            manifest, choice, chosen, self.samples.source, self.samples.tuned, self.samples.texts_source,
-            sum(graph.model.ByteSize() for graph in graphs),
+            manifest, choice, chosen, samples.source, samples.tuned and not validated, samples.texts_source,
+            sum(graph.model.ByteSize() for graph in graphs), validated.source if validated else samples.source,
         )  # fmt: skip
         live.phase("writing the export")
         written = write_export(out, graphs, self.tokenizer, manifest, card(result))
@@ -258,36 +288,56 @@ class _Export:
         return [inputs(self.samples.scored, [i]) for i in index]
 
     def _choose(
-        self, pieces: Pieces, every: ExportedModel, recorded: RecordedLogits
+        self, pieces: Pieces, every: ExportedModel, basis: RecordedLogits
     ) -> tuple[Choice | None, Chosen | None]:
-        """Choose the exits by time, and the threshold for the aim."""
-        if len(recorded.logits) == 1:
+        """Choose the exits by time; return also the operating point of the model with all of them."""
+        if len(basis.logits) == 1:
             return None, None
-        aim = self.options.aim or _own_aim(self.folder)
-        criterion = self.criterion if CRITERIA[self.criterion].has_threshold else None
-        first = choose_exits(recorded, self.metric, aim, criterion, self.patience if criterion else None)
         live.phase("measuring each exit")
         whole = self._loaded(self._graphs(pieces, pieces.exit_layers[-1:]), "whole")
         times = segment_times(
             {
-                "every": (every, every.criterion(Exits(**first.exits.model_dump()))),
+                "every": (every, self._any_threshold(every)),
                 "whole": (whole, whole.criterion(Exits(criterion=FULL_MODEL))),
             },
             self._timed,
             clock=time.thread_time if self.options.threads == 1 else time.perf_counter,
         )
         costs = Costs.of(times["every"], times["whole"])
+        everything = tuple(range(len(basis.logits)))
+        aim = self.aim
+        name = self.criterion if CRITERIA[self.criterion].has_threshold else None
+        first = choose_exits(
+            basis, self.metric, aim, name, self.patience if name else None,
+            times=self._milliseconds(costs.up_to(everything), basis.layers),
+        )  # fmt: skip
         loss = aim.max_loss if aim.max_loss is not None else max(0.0, first.loss or 0.0)
-        choice = choose_by_time(recorded, costs, self.metric, first.criterion, first.patience, loss)
+        choice = choose_by_time(basis, costs, self.metric, first.criterion, first.patience, loss)
         if self.options.all_exits:
-            everything = tuple(range(len(recorded.logits)))
             choice = dataclasses.replace(choice, kept=everything, expected=choice.before)
-        if len(choice.kept) == len(recorded.logits):
-            return choice, first
-        if len(choice.kept) == 1:
-            return choice, None
-        fewer = subset(recorded, choice.kept)
-        return choice, choose_exits(fewer, self.metric, aim, first.criterion, first.patience)
+        return choice, first
+
+    def _chosen(self, basis: RecordedLogits, first: Chosen | None, times: np.ndarray) -> Chosen | None:
+        """Choose the operating point of the exits that are kept."""
+        if first is None or len(basis.logits) == 1:
+            return None
+        if len(basis.logits) == self.model.num_exits and self.aim.milliseconds is None:
+            return first
+        up_to = self._milliseconds(times.cumsum(), basis.layers)
+        return choose_exits(basis, self.metric, self.aim, first.criterion, first.patience, times=up_to)
+
+    def _any_threshold(self, model: ExportedModel) -> ExitCriterion:
+        """The exit criterion to time, at any threshold, since timing lets no sample exit."""
+        row = CRITERIA[self.criterion]
+        threshold = row.bounds(model.manifest.num_exits, len(model.manifest.labels))[0] if row.has_threshold else None
+        if row.several and model.manifest.num_exits < 2:
+            return model.criterion(Exits(criterion=FULL_MODEL))
+        patience = row.counted(None, model.manifest.num_exits)
+        return model.criterion(Exits(criterion=row.name, threshold=threshold, patience=patience))
+
+    def _milliseconds(self, up_to: np.ndarray, layers: Sequence[int]) -> ExitMilliseconds:
+        measured = f"ONNX Runtime {PRECISIONS[self.options.int8]}, {self.options.threads} thread(s)"
+        return ExitMilliseconds(tuple(up_to.tolist()), tuple(layers), measured)
 
     def _curves(self, recorded: RecordedLogits, times: np.ndarray, patience: int | None) -> tuple[Curve, ...]:
         m = len(recorded.logits)

@@ -10,12 +10,15 @@ import numpy as np
 
 from leebert.exits import FULL_MODEL
 from leebert.exits.criterion import ExitCriterion
-from leebert.export.command import made_with
+from leebert.export.command import PRECISIONS, made_with
 from leebert.export.pieces import trace
+from leebert.export.quantise import quantised
+from leebert.export.ranges import measure_ranges
 from leebert.export.samples import inputs
 from leebert.export.segments import compose
 from leebert.export.timing import segment_times, timed
 from leebert.export.write import segments_of, write_export
+from leebert.exported.cpu import lacks_eight_bit
 from leebert.exported.manifest import Exits, Manifest
 from leebert.exported.model import ExportedModel
 from leebert.exported.sessions import load_sessions
@@ -26,9 +29,15 @@ from leebert.record import SampleSet
 
 
 def network_times(
-    model: Any, rows: SampleSet, criterion: ExitCriterion, runtime: Any = None, most: int = TIMED
+    model: Any,
+    rows: SampleSet,
+    criterion: ExitCriterion,
+    runtime: Any = None,
+    most: int = TIMED,
+    *,
+    int8: str | None = None,
 ) -> ExitMilliseconds:
-    """Measure the time of one sample up to each exit's decision, in ONNX Runtime fp32 on one thread of this machine.
+    """Measure the time of one sample up to each exit's decision, in ONNX Runtime on one thread of this machine.
 
     Args:
         model: A model in evaluation mode, on the CPU.
@@ -36,6 +45,7 @@ def network_times(
         criterion: The exit criterion whose decisions are timed.
         runtime: Not used; :func:`leebert.latency.exit_milliseconds` has it.
         most: Number of samples to time.
+        int8: `dynamic` or `static`: quantised; None: float32.
 
     Returns:
         The times, with what they were measured with.
@@ -45,6 +55,10 @@ def network_times(
     """
     pieces = trace(model)
     graphs = compose(pieces, pieces.exit_layers)
+    if int8 is not None:
+        few = [inputs(rows, [i]) for i in timed(np.asarray(rows.lengths), most)]
+        ranges = measure_ranges(graphs, few) if int8 == "static" else None
+        graphs = [quantised(graph, ranges, reduced=lacks_eight_bit()) for graph in graphs]
     manifest = Manifest(
         kind="images",  # without a tokenizer: the samples are tokens already
         name="network",
@@ -55,6 +69,7 @@ def network_times(
         segments=segments_of(graphs),
         exits=Exits(criterion=FULL_MODEL),
         made_with=made_with(),
+        precision=PRECISIONS[int8],  # type: ignore[arg-type]  # a literal
     )
     with tempfile.TemporaryDirectory() as folder:
         written = write_export(Path(folder), graphs, None, manifest)

@@ -1,7 +1,8 @@
-"""Quantise the graphs of segments to int8: products and attention of the layers, and large embeddings.
+"""Quantise the graphs of segments to int8: products, attention and convolutions of the layers, and large embeddings.
 
 Weights are int8 with one scale per output; a table of embeddings has one per row. Activations are uint8. Their range is
-computed for each batch (dynamic), or measured once on calibration samples (static).
+computed for each batch (dynamic), or measured once on calibration samples (static). Convolutions are always static: ONNX
+Runtime's `ConvInteger` for dynamic ranges is slower than a convolution in float32.
 """
 
 from __future__ import annotations
@@ -21,16 +22,47 @@ from leebert.export.segments import Graph
 Ranges = Mapping[str, tuple[float, float]]
 
 #: Operators whose inputs and weights become int8.
-QUANTISED = ("MatMul", "Attention")
+QUANTISED = ("MatMul", "Attention", "Conv")
 
 #: Elements from which a table of embeddings is quantised.
 _LARGE = 100_000
 
 
 def activations(graph: Graph) -> dict[str, str]:
-    """Return the tensors whose ranges :func:`quantised` needs, by the name of the node that takes each."""
+    """Return the tensors whose ranges :func:`quantised` needs, by the name of the node that takes each.
+
+    The output of a convolution, or of the ReLU that alone reads it, has the key :func:`_after` of the convolution's name.
+    """
     weights = {tensor.name for tensor in graph.model.graph.initializer}
-    return {node.name: node.input[0] for node in graph.model.graph.node if _quantisable(node, weights)}
+    nodes = [node for node in graph.model.graph.node if _quantisable(node, weights)]
+    outputs = {value.name for value in graph.model.graph.output}
+    readers = _readers(graph.model)
+    after = {
+        _after(node.name): (_relu(node, readers, outputs) or node).output[0] for node in nodes if node.op_type == "Conv"
+    }
+    return {node.name: node.input[0] for node in nodes} | after
+
+
+def _after(name: str) -> str:
+    """The key of the range of a convolution's output."""
+    return f"{name}.after"
+
+
+def _readers(model: onnx.ModelProto) -> Mapping[str, list[onnx.NodeProto]]:
+    """The nodes that take each tensor."""
+    readers: dict[str, list[onnx.NodeProto]] = collections.defaultdict(list)
+    for node in model.graph.node:
+        for name in node.input:
+            readers[name].append(node)
+    return readers
+
+
+def _relu(
+    node: onnx.NodeProto, readers: Mapping[str, list[onnx.NodeProto]], outputs: set[str]
+) -> onnx.NodeProto | None:
+    """The ReLU that alone reads a convolution: integers that end at 0 make it superfluous."""
+    after = readers.get(node.output[0], [])
+    return after[0] if len(after) == 1 and after[0].op_type == "Relu" and node.output[0] not in outputs else None
 
 
 def quantised(graph: Graph, ranges: Ranges | None = None, *, reduced: bool = False) -> Graph:
@@ -59,10 +91,9 @@ class _Quantiser:
         self.weights = {tensor.name: tensor for tensor in model.graph.initializer}
         self.added: dict[str, onnx.TensorProto] = {}
         self.nodes: list[onnx.NodeProto] = []
-        self.readers: dict[str, list[onnx.NodeProto]] = collections.defaultdict(list)
-        for node in model.graph.node:
-            for name in node.input:
-                self.readers[name].append(node)
+        self.readers = _readers(model)
+        #: Tensors that exist as uint8: the names of values, scale and zero point.
+        self.integers: dict[str, tuple[str, str, str]] = {}
         self.outputs = {value.name for value in model.graph.output}
 
     def model(self) -> onnx.ModelProto:
@@ -78,6 +109,10 @@ class _Quantiser:
                     self.nodes.append(node)
             elif node.op_type == "Attention":
                 self._attention(node)
+            elif node.op_type == "Conv":
+                relu = _relu(node, self.readers, self.outputs)
+                self._convolution(node, relu)
+                merged.update([relu.name] if relu else [])
             else:
                 add = self._bias(node)
                 self._product(node, add)
@@ -109,12 +144,13 @@ class _Quantiser:
         return name
 
     def _weight(self, name: str, axis: int) -> tuple[str, str]:
-        """Quantise a matrix, with one scale for each index of `axis`; returns the names of values and scales."""
+        """Quantise weights, with one scale for each index of `axis`; returns the names of values and scales."""
         if f"{name}.int8" not in self.added:
             weight = numpy_helper.to_array(self.weights[name])
-            highest = np.abs(weight).max(axis=1 - axis)
+            others = tuple(i for i in range(weight.ndim) if i != axis)
+            highest = np.abs(weight).max(axis=others)
             scale = (np.where(highest > 0, highest, 1) / self.most).astype(np.float32)
-            rounded = np.rint(weight / np.expand_dims(scale, 1 - axis)).clip(-self.most, self.most).astype(np.int8)
+            rounded = np.rint(weight / np.expand_dims(scale, others)).clip(-self.most, self.most).astype(np.int8)
             self._constant(f"{name}.int8", rounded)
             self._constant(f"{name}.scale", scale)
             self._constant(f"{name}.zero", np.zeros(len(scale), np.int8))
@@ -127,14 +163,42 @@ class _Quantiser:
         if self.ranges is None:
             self.nodes.append(helper.make_node("DynamicQuantizeLinear", [name], names, name=f"{node.name}.quantise"))
             return names
-        low, high = self.ranges[node.name]
-        scale = np.float32(max(high - low, 1e-6) / 255)
-        self._constant(names[1], np.array(scale))
-        self._constant(names[2], np.array(np.clip(np.rint(-low / scale), 0, 255), np.uint8))
+        self._range(node.name, names[1], names[2])
         self.nodes.append(
             helper.make_node("QuantizeLinear", [name, *names[1:]], names[:1], name=f"{node.name}.quantise")
         )
         return names
+
+    def _range(self, key: str, scale_name: str, zero_name: str) -> float:
+        """Make the scale and the zero point of a measured range; returns the scale."""
+        assert self.ranges is not None
+        low, high = self.ranges[key]
+        scale = np.float32(max(high - low, 1e-6) / 255)
+        self._constant(scale_name, np.array(scale))
+        self._constant(zero_name, np.array(np.clip(np.rint(-low / scale), 0, 255), np.uint8))
+        return float(scale)
+
+    def _convolution(self, node: onnx.NodeProto, relu: onnx.NodeProto | None) -> None:
+        """Convolve integers; the result is also converted to float32 if something else than a convolution reads it."""
+        values, scale = self._weight(node.input[1], 0)
+        if node.input[0] not in self.integers:
+            self.integers[node.input[0]] = self._activation(node)
+        activation, in_scale, in_zero = self.integers[node.input[0]]
+        inputs = [activation, in_scale, in_zero, values, scale, f"{node.input[1]}.zero"]
+        output = (relu or node).output[0]
+        integers = (f"{node.name}.out_uint8", f"{node.name}.out_scale", f"{node.name}.out_zero")
+        self._range(_after(node.name), *integers[1:])
+        inputs += integers[1:]
+        if len(node.input) > 2:
+            step = numpy_helper.to_array(self.added[in_scale]) * numpy_helper.to_array(self.added[scale])
+            bias = np.rint(numpy_helper.to_array(self.weights[node.input[2]]) / step).astype(np.int32)
+            inputs.append(self._constant(f"{node.name}.bias", bias))
+        made = helper.make_node("QLinearConv", inputs, integers[:1], name=node.name)
+        made.attribute.extend(node.attribute)
+        self.nodes.append(made)
+        self.integers[output] = integers
+        if output in self.outputs or not all(_quantisable(one, set(self.weights)) for one in self.readers[output]):
+            self.nodes.append(helper.make_node("DequantizeLinear", integers, [output], name=f"{node.name}.dequantise"))
 
     def _product(self, node: onnx.NodeProto, add: onnx.NodeProto | None) -> None:
         values, scale = self._weight(node.input[1], 1)

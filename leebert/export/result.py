@@ -18,10 +18,11 @@ class Exported:
         manifest: The manifest as written.
         choice: The choice of exits; None for a model with one exit.
         chosen: The exit criterion and threshold in use; None for one exit.
-        source: The samples of scores and thresholds, in words.
+        source: The samples of scores, in words.
         tuned: Whether thresholds were chosen on a development split.
         texts_source: The samples of the ranges of static int8, in words.
         size: Bytes of the segments.
+        calibrated_on: The samples of thresholds and curves, in words.
     """
 
     manifest: Manifest
@@ -31,6 +32,7 @@ class Exported:
     tuned: bool
     texts_source: str
     size: int
+    calibrated_on: str
 
     def as_dict(self) -> dict[str, Any]:
         """Return JSON-ready values: the manifest without its curves, and the choice of exits."""
@@ -38,4 +40,5 @@ class Exported:
         chosen = self.chosen and dataclasses.asdict(self.chosen)
         choice = self.choice and {"expected": self.choice.expected, "expected_all_exits": self.choice.before,
                                   "exit_milliseconds": self.choice.costs.exit_}  # fmt: skip
-        return {**values, "chosen": chosen, "choice": choice, "source": self.source, "bytes": self.size}
+        return {**values, "chosen": chosen, "choice": choice, "source": self.source,
+                "calibrated_on": self.calibrated_on, "bytes": self.size}  # fmt: skip

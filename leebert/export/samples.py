@@ -128,7 +128,7 @@ def read_samples(
         return Samples(scored, words, not fold)
     ranged, ranged_words = _ranging(model, tokenizer, texts) if texts else (others, f"{len(others)} training samples")
     if len(ranged) < LEAST:
-        raise DataError(f"{ranged_words}: static int8 needs at least {LEAST} texts for its ranges; add texts")
+        raise DataError(f"{ranged_words}: static int8 needs at least {LEAST} samples for its ranges; add samples")
     return Samples(scored, words, not fold, *_at_most(ranged, MOST_TEXTS, ranged_words))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 
 from leebert.errors import ConfigError
@@ -10,6 +11,8 @@ from leebert.exits.checks import check_criterion, check_threshold, choosable
 from leebert.exported.manifest import Exits, Manifest, Point
 from leebert.operating_point import check_max_loss, saved_tradeoffs, within_loss
 from leebert.thresholds import of_request
+
+log = logging.getLogger(__name__)
 
 
 def choose(
@@ -90,6 +93,8 @@ def _of_speed_up(manifest: Manifest, name: str, patience: int | None, speed_up: 
     chosen = of_request(curves, name, speed_up, patience, manifest.exit_layers, manifest.depth)
     if chosen is None:
         return Exits(criterion=FULL_MODEL)
+    if not chosen.near:
+        log.warning("speed_up: %s", chosen.shortfall)
     return Exits(criterion=name, threshold=chosen.threshold, patience=chosen.patience)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,7 @@ class ExportedModel:
     Attributes:
         manifest: The contents of `export.json`.
         folder: The folder.
+        choose: Chooses the exit criterion of a request, :func:`leebert.exported.choosing.choose` of this manifest.
     """
 
     def __init__(
@@ -75,6 +77,7 @@ class ExportedModel:
     ) -> None:
         """Use :meth:`load`."""
         self.folder, self.manifest = folder, manifest
+        self.choose = functools.partial(choosing.choose, manifest)
         self._sessions, self._encoder = list(sessions), encoder
         inputs = [set(segment.inputs) for segment in manifest.segments]
         #: For each segment, the inputs of the model that later segments take.
@@ -188,31 +191,6 @@ class ExportedModel:
         if exits.criterion not in CRITERIA.built_in:
             check_numpy(exits.criterion, criterion, len(self.manifest.labels))
         return criterion
-
-    def choose(
-        self,
-        *,
-        criterion: str | None = None,
-        threshold: float | None = None,
-        patience: int | None = None,
-        speed_up: float | None = None,
-        max_loss: float | None = None,
-        latency: float | None = None,
-    ) -> Exits:
-        """Choose the exit criterion of a request; see :func:`leebert.exported.choosing.choose`.
-
-        Args:
-            criterion: Name of the exit criterion; None: the model's own.
-            threshold: Its threshold.
-            patience: Its second parameter.
-            speed_up: Target layer speed-up instead of a threshold.
-            max_loss: Largest drop in score, in points, instead of a threshold.
-            latency: Largest mean time of one sample, in milliseconds, instead of a threshold.
-        """
-        return choosing.choose(
-            self.manifest, criterion=criterion, threshold=threshold, patience=patience, speed_up=speed_up,
-            max_loss=max_loss, latency=latency,
-        )  # fmt: skip
 
     def predict(
         self,

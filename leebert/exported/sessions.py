@@ -115,6 +115,9 @@ def _options(threads: int) -> Any:
     # Threads of a session that has run would wait in a loop while the next segment's session runs on the same cores: with 2
     # threads on 2 busy cores, a batch of 1 then takes 7 times the processor time.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # A pattern would reserve the activations of each shape of a batch in one block, beside the blocks of other shapes: with it,
+    # six int8 segments of 22 MB and a batch of 32 texts take 191 MB, without 163 MB, in the same time within 1 %.
+    options.enable_mem_pattern = False
     _share_memory()
     options.add_session_config_entry("session.use_env_allocators", "1")
     return options

@@ -102,6 +102,7 @@ def choose_each(
     objective: RankingObjective,
     *,
     front: bool = False,
+    timed: bool = False,
     anyway: bool = False,
 ) -> tuple[list[Selection], list[LeebertError]]:
     """Select a configuration per task.
@@ -110,6 +111,7 @@ def choose_each(
         folders: The sweeps.
         objective: What is maximised.
         front: Compute the Pareto front even for more than 100 runs.
+        timed: Measure milliseconds for any objective.
         anyway: Include configurations that are not significantly above the majority class.
 
     Returns:
@@ -135,7 +137,7 @@ def choose_each(
                 log.warning(f"warning: {line}")
     for sweeps in by_task.values():
         try:
-            choices.append(choose(sweeps, objective, front=front, anyway=anyway))
+            choices.append(choose(sweeps, objective, front=front, timed=timed, anyway=anyway))
         except LeebertError as error:
             named = ", ".join(s.name + (" (still running)" if s.status == "running" else "") for s in sweeps)
             errors.append(SweepError(f"sweep{'s' if len(sweeps) > 1 else ''} {named}: {error}"))
@@ -147,6 +149,7 @@ def choose(
     objective: RankingObjective,
     *,
     front: bool = False,
+    timed: bool = False,
     anyway: bool = False,
 ) -> Selection:
     """Select the best configuration among sweeps of one task.
@@ -157,6 +160,7 @@ def choose(
         sweeps: The sweeps.
         objective: What configurations are ranked by.
         front: Whether to compute the front however many runs there are.
+        timed: Whether to measure milliseconds for any objective.
         anyway: Whether to rank configurations that are not significantly above the majority class.
 
     Raises:
@@ -194,7 +198,8 @@ def choose(
         raise SweepError(
             f"{none_learned([margins[key] for key in unlearned])}; add --anyway to write the best of them regardless"
         )
-    times = _times(objective, candidates)
+    with_exits = {c.id: candidates[c.id] for c in curved if c.id in candidates}
+    times = _times(objective, with_exits) if timed or objective.latency is not None else None
     too_slow = {c.id for c in finished if not objective.in_reach(c, replayed, times)}
     if finished and len(too_slow.union(unlearned)) == len(finished):
         raise ConfigError(
@@ -211,7 +216,14 @@ def choose(
         ranked=ranking(rescored),
         near=near,
         too_slow=tuple(c.id for c in finished if c.id in too_slow),
-        front=tuple(pareto(tuple(c for c in curved if c.id not in unlearned), replayed, times)),
+        front=tuple(
+            pareto(
+                tuple(c for c in curved if c.id not in unlearned),
+                replayed,
+                times,
+                by_time=objective.latency is not None,
+            )
+        ),
         no_front=no_front,
         margins=margins,
         unlearned=unlearned,
@@ -219,10 +231,8 @@ def choose(
     )
 
 
-def _times(objective: RankingObjective, candidates: Mapping[str, Candidate]) -> dict[str, ExitMilliseconds] | None:
-    """Measure the candidates' networks, if the objective is a time."""
-    if objective.latency is None:
-        return None
+def _times(objective: RankingObjective, candidates: Mapping[str, Candidate]) -> dict[str, ExitMilliseconds]:
+    """Measure the candidates' networks."""
     from tune.analysis.latency import times_of
 
     networks = {key: (candidate.sweep, candidate.configuration) for key, candidate in candidates.items()}

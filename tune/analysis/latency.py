@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from leebert import live
+from leebert.console import EXPORT_PACKAGES, missing_packages
 from leebert.errors import LeebertError
 from leebert.milliseconds import ExitMilliseconds
 from tune.analysis.sweeps import LoadedSweep
@@ -76,30 +76,58 @@ def _footprint(sweep: LoadedSweep) -> Any:
 
 def _measured(sweep: LoadedSweep, training: Any, name: str, patience: int | None) -> ExitMilliseconds:
     """Build a configuration's network with arbitrary weights, and time it."""
+    footprint = _footprint(sweep)
+    model = network(footprint, training)
+    return network_milliseconds(model, _samples(sweep, footprint), name, patience)
+
+
+def network(footprint: Any, training: Any) -> Any:
+    """Build the network that a method leaves, with arbitrary weights.
+
+    Args:
+        footprint: The network before training (:class:`leebert.kinds.kind.Footprint`).
+        training: The training run's options.
+
+    Returns:
+        The model in evaluation mode.
+    """
+    from leebert.stages import method
+
+    model = footprint.build(training)
+    for stage in method(training, model.num_exits):
+        model = stage.shape(model)
+    return model.eval()
+
+
+def network_milliseconds(
+    model: Any, samples: Any, criterion: str, patience: int | None, *, int8: str | None = None
+) -> ExitMilliseconds:
+    """Measure the time up to each exit of a network: in its exported form if its packages are installed, else in PyTorch.
+
+    Args:
+        model: The network.
+        samples: The samples, of which some are timed.
+        criterion: The exit criterion whose decisions are timed.
+        patience: Its second parameter; None: the default.
+        int8: `dynamic` or `static`: quantised; None: float32.
+    """
     from leebert.exits import CRITERIA
     from leebert.exits.replay import make_criterion
     from leebert.latency import exit_milliseconds
     from leebert.runtime import Runtime, limited_threads
-    from leebert.stages import method
 
-    footprint = _footprint(sweep)
-    model = footprint.build(training)
-    for stage in method(training, model.num_exits):
-        model = stage.shape(model)
-    model.eval()
-    classes = len(sweep.manifest["label_names"])
-    threshold = CRITERIA[name].bounds(model.num_exits, classes)[0]  # timing lets no sample exit
-    criterion = make_criterion(name, threshold, patience, num_exits=model.num_exits, num_classes=classes)
-    samples = _samples(sweep, footprint)
-    if all(find_spec(package) for package in ("onnx", "onnxscript", "onnxruntime")):
+    classes = model.config.num_labels
+    threshold = CRITERIA[criterion].bounds(model.num_exits, classes)[0]  # timing lets no sample exit
+    timed = make_criterion(criterion, threshold, patience, num_exits=model.num_exits, num_classes=classes)
+    if not missing_packages(*EXPORT_PACKAGES):
         from leebert.export.network_times import network_times
 
         try:
-            return network_times(model, samples, criterion)
+            return network_times(model, samples, timed, int8=int8)
         except LeebertError as error:
             log.warning(f"a network can't be exported ({error}), so it is timed in PyTorch")
     with limited_threads(1):
-        return exit_milliseconds(model, samples, criterion, Runtime.of("fp32", "cpu"))
+        return exit_milliseconds(model, samples, timed, Runtime.of("fp32", "cpu"))
 
 
 def _samples(sweep: LoadedSweep, footprint: Any) -> Any:

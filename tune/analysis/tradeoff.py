@@ -263,14 +263,19 @@ class FrontPoint:
 
 
 def pareto(
-    history: History, by_run: Mapping[CellKey, Tradeoff], times: Mapping[str, ExitMilliseconds] | None = None
+    history: History,
+    by_run: Mapping[CellKey, Tradeoff],
+    times: Mapping[str, ExitMilliseconds] | None = None,
+    *,
+    by_time: bool = True,
 ) -> list[FrontPoint]:
     """Compute the Pareto front of score against mean exit layer, or against time.
 
     Args:
         history: The configurations.
         by_run: Curves by configuration, seed and fold. A configuration that lacks one of its curves is ignored.
-        times: The time up to each exit by configuration. With it, the front is that of score against time.
+        times: The time up to each exit by configuration, for the points' milliseconds.
+        by_time: Whether the front is that of score against time, if there are times.
 
     Returns:
         The points, fewest layers or shortest time first.
@@ -286,11 +291,11 @@ def pareto(
                 for x, y, t in zip(layers, scores, taken, strict=True)
             ]
     front: list[FrontPoint] = []
-    for point in sorted(points, key=lambda p: (_cost(p), -p.score, p.configuration)):
+
+    def cost(point: FrontPoint) -> float:
+        return point.milliseconds if by_time and point.milliseconds is not None else point.layers
+
+    for point in sorted(points, key=lambda p: (cost(p), -p.score, p.configuration)):
         if not front or point.score > front[-1].score:
             front.append(point)
     return front
-
-
-def _cost(point: FrontPoint) -> float:
-    return point.layers if point.milliseconds is None else point.milliseconds

@@ -30,11 +30,12 @@ from leebert.exits.stored import with_criterion
 from leebert.files import parse_json, write_atomically
 from leebert.majority import AgainstMajority, in_words
 from leebert.methods import METHODS
-from leebert.operating_point import Aim, choose_exits, choose_point, points
+from leebert.milliseconds import ExitMilliseconds
+from leebert.operating_point import Aim, choose_exits, choose_in_time, choose_point, points
 from leebert.outside import origins
 from leebert.provenance import backbone_differences, backbone_identity, code_version, differences, versions
 from leebert.recipe import RunConfig, train_model
-from leebert.report import claims_speed_up, score_loss, speed_up_counts
+from leebert.report import claims_speed_up, print_evaluation, score_loss, speed_up_counts
 from leebert.runtime import Runtime
 from leebert.serving import text_columns
 from leebert.thresholds import FILE, Chosen, check_speed_up, curves, curves_as_json
@@ -43,6 +44,8 @@ from leebert.training_data import effective_task
 from tune.analysis.learned import ADVICE, ConfigurationMargin, of_cells, of_logits
 from tune.analysis.stats import fold_ratio
 from tune.models.best_file import BestFile, CellLogits, pooled
+from tune.models.exporting import evaluate_export, export_model, form_of, time_network
+from tune.models.serving import EXPORTED
 from tune.models.shipping import backbone_name
 from tune.tracking.server import is_server
 
@@ -65,6 +68,8 @@ class RefitPlan:
         device: auto, cpu, cuda or cuda:N.
         timed_rows: How many samples the wall-clock speed-up is measured on.
         max_loss: The aim of the thresholds, a largest drop in score, in points.
+        latency: The aim of the thresholds, a largest mean time per sample in the registered form, in milliseconds.
+        export: The registered form, one of :data:`tune.models.exporting.FORMS`; None: int8 if that is possible.
     """
 
     seeds: tuple[int, ...]
@@ -74,6 +79,13 @@ class RefitPlan:
     device: str = "auto"
     timed_rows: int = 50
     max_loss: float | None = None
+    latency: float | None = None
+    export: str | None = None
+
+    @property
+    def aim(self) -> Aim:
+        """The aim of the thresholds."""
+        return Aim.of(self.max_loss, self.speed_up, self.latency)
 
     @property
     def picked(self) -> str:
@@ -115,6 +127,8 @@ class PreparedRefit:
         chosen: A threshold for every criterion, by name.
         trained_on: The training samples, in words.
         margin: The margin over the majority class in cross-validation; None if the cells don't record it.
+        form: The form in which the model is registered, one of :data:`tune.models.exporting.FORMS`.
+        times: The time up to each exit of the network in that form, if the aim is a time; else None.
     """
 
     best: BestFile
@@ -125,6 +139,14 @@ class PreparedRefit:
     chosen: dict[str, Chosen]
     trained_on: str
     margin: ConfigurationMargin | None = None
+    form: str = "none"
+    times: ExitMilliseconds | None = None
+
+    @property
+    def chosen_on(self) -> str:
+        """The samples of the thresholds, in words."""
+        cells, samples = len(self.best.found["cells"]), self.recorded.logits.shape[1]
+        return f"validation logits of {cells} runs of cross-validation, {samples} samples"
 
 
 def prepare(best: BestFile, out: Path, plan: RefitPlan, *, anyway: bool = False) -> PreparedRefit:
@@ -160,20 +182,35 @@ def prepare(best: BestFile, out: Path, plan: RefitPlan, *, anyway: bool = False)
     check_backbone(best)
     split_rows = check_data(best)
     recorded = pooled(cells)
-    aim = Aim.of(plan.max_loss, plan.speed_up)
+    aim = plan.aim
     speed_ups = () if aim.speed_up is None else (check_speed_up(aim.speed_up, recorded.layers, recorded.depth),)
     if plan.criterion is None and plan.patience is not None:
         raise ConfigError(f"--patience {plan.patience}: it belongs to an exit criterion; name that by --criterion")
     metric = _metric(best)
     method = METHODS[best.config.training.algorithm]
-    own = choose_exits(
-        recorded, metric, aim, plan.criterion or method.own_criterion, plan.patience, published=method.exits
-    )
+    form = form_of(plan.export)
+    criterion, times = plan.criterion or method.own_criterion, None
+    if aim.milliseconds is not None:
+        live.phase("timing the network")
+        times = time_network(best, form, criterion or method.exits, plan.patience)
+    own = choose_exits(recorded, metric, aim, criterion, plan.patience, published=method.exits, times=times)
+    chosen = _of_every_criterion(recorded, metric, aim, speed_ups, times) | {own.criterion: own}
+    trained_on = samples_in_words(split_rows, best.config.data.subset)
+    return PreparedRefit(best, out, plan, recorded, own, chosen, trained_on, margin, form, times)
+
+
+def _of_every_criterion(
+    recorded: RecordedLogits, metric: str, aim: Aim, speed_ups: Sequence[float], times: ExitMilliseconds | None
+) -> dict[str, Chosen]:
+    """Choose the threshold of each criterion; those that no threshold makes fast enough are left out."""
     every = tradeoffs(recorded, metric=metric, speed_ups=speed_ups)
-    chosen = {name: choose_point([curve], aim) for name, curve in every.items()} | {own.criterion: own}
-    return PreparedRefit(
-        best, out, plan, recorded, own, chosen, samples_in_words(split_rows, best.config.data.subset), margin
-    )
+    if times is None or aim.milliseconds is None:
+        return {name: choose_point([curve], aim) for name, curve in every.items()}
+    return {
+        name: choose_in_time([curve], times, aim.milliseconds)
+        for name, curve in every.items()
+        if times.reaches(curve, aim.milliseconds)
+    }
 
 
 def margin_of(best: BestFile, cells: Sequence[CellLogits]) -> ConfigurationMargin | None:
@@ -233,13 +270,14 @@ def claimed(ready: PreparedRefit) -> Iterator[None]:
         os.close(handle)
 
 
-def refit(ready: PreparedRefit, *, served_as: str = "", anyway: bool = False) -> dict[str, Any]:
+def refit(ready: PreparedRefit, *, name: str = "model", served_as: str = "", anyway: bool = False) -> dict[str, Any]:
     """Train, evaluate and describe one model per seed in `out`/seed-N; an interrupted refit resumes in the same `out`.
 
     A seed that diverges is skipped, unless it is the one to register.
 
     Args:
         ready: The prepared refit.
+        name: The registered model's name, which the exported one gets.
         served_as: The address in MLflow that the registered seed's card names.
         anyway: Whether to accept a registered model that has no exit above the majority class.
 
@@ -264,17 +302,35 @@ def refit(ready: PreparedRefit, *, served_as: str = "", anyway: bool = False) ->
     for seed, summary in summaries.items():
         address = served_as if seed == plan.seeds[0] else ""
         write_card(out / f"seed-{seed}", _facts(ready, seed, summary, evaluations, address))
+    if exported := _exported(ready, name):
+        outcome["exported"] = exported
     return outcome
+
+
+def _exported(ready: PreparedRefit, name: str) -> dict[str, Any] | None:
+    """Export the model of the seed to register, and evaluate the export; None: it is registered in PyTorch."""
+    if ready.form == "none":
+        return None
+    best, plan, folder = ready.best, ready.plan, ready.out / EXPORTED
+    live.phase("exporting the model to register")
+    try:
+        export_model(
+            ready.out / f"seed-{plan.seeds[0]}", folder, ready.form, ready.recorded, ready.chosen_on, ready.own, plan.aim,
+            name,
+        )  # fmt: skip
+    except (ConfigError, DataError) as error:
+        if plan.export is not None:
+            raise
+        log.warning(f"the registered model will run in PyTorch, since it can't be exported: {error}")
+        return None
+    return evaluate_export(folder, best, plan.timed_rows)
 
 
 def _trained(ready: PreparedRefit) -> dict[int, Any]:
     """Train the seeds that have no model yet; return each model's training.json by seed."""
     best, plan, recorded = ready.best, ready.plan, ready.recorded
-    source = (
-        f"validation logits of {len(best.found['cells'])} runs of cross-validation, {recorded.logits.shape[1]} samples"
-    )
     by_criterion = curves(recorded, plan.patience, metric=_metric(best))
-    thresholds = curves_as_json(by_criterion, len(recorded.logits), source, ready.own)
+    thresholds = curves_as_json(by_criterion, len(recorded.logits), ready.chosen_on, ready.own)
     summaries: dict[int, Any] = {}
     for seed in plan.seeds:
         folder = ready.out / f"seed-{seed}"
@@ -319,6 +375,7 @@ def _outcome(ready: PreparedRefit, summaries: Mapping[int, Any], evaluations: Ma
         "theta_updates": best.config.theta_updates,
         "cross_validated": best.found["score_mean"],
         "majority": ready.margin.as_dict() if ready.margin else None,
+        **({"latency": plan.latency, "times": ready.times.as_dict()} if ready.times else {}),
         "differs": list(_differs(best, summaries[plan.seeds[0]])),
         "evaluations": {str(seed): e["splits"] for seed, e in evaluations.items()},
         "missed": _missed(evaluations, chosen),
@@ -415,6 +472,7 @@ def print_refit(outcome: dict[str, Any], out: Path) -> None:
             )
     _print_points(outcome)
     _print_misses(outcome)
+    _print_exported(outcome)
     own = outcome["chosen"][outcome["criterion"]]
     sentence(
         f"exit criterion of the models: {named(own['criterion'], own['patience'])}, threshold {own['threshold']:.6g}"
@@ -430,7 +488,10 @@ def print_refit(outcome: dict[str, Any], out: Path) -> None:
         version = f"{outcome['mlflow']['name']}/versions/{outcome['mlflow']['version']}?workflowType=machine_learning"
         print(f"MLflow: {outcome['mlflow']['tracking_uri'].rstrip('/')}/#/models/{version}")
     server = f"MLFLOW_TRACKING_URI={shlex.quote(outcome['mlflow']['tracking_uri'])}"
-    next_step(f"{server} mlflow models serve --env-manager local --model-uri '{address}'")
+    if outcome.get("exported"):
+        next_step(f"{server} leebert-tune serve {address}")
+    else:
+        next_step(f"{server} mlflow models serve --env-manager local --model-uri '{address}'")
 
 
 def _print_points(outcome: Mapping[str, Any]) -> None:
@@ -454,6 +515,19 @@ def _print_points(outcome: Mapping[str, Any]) -> None:
                 f"{p['speed_up']:.2f} ({p['speed_up'] / chosen['asked'] - 1:+.0%}){in_time}; score {100 * p['measures']['score']:.2f} "
                 f"({-100 * score_loss(e, p) + 0.0:+.2f})"
             )
+
+
+def _print_exported(outcome: Mapping[str, Any]) -> None:
+    """Print the exported model's size, and its exits and operating points on each split, in layers and milliseconds."""
+    exported = outcome.get("exported")
+    if not exported:
+        return
+    sentence(
+        f"exported: {exported['precision']}, {exported['megabytes']:.1f} MB, exits after layers "
+        f"{', '.join(map(str, exported['exit_layers']))}"
+    )
+    for split, evaluation in exported["splits"].items():
+        print_evaluation(f"{split}, exported", evaluation)
 
 
 def _print_misses(outcome: Mapping[str, Any]) -> None:

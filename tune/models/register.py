@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import re
+import shutil
 import sys
 import tempfile
 import time
@@ -24,10 +25,12 @@ from leebert.files import write_atomically
 from leebert.outside import origin_of
 from leebert.plugins import VARIABLE
 from leebert.provenance import git_commit
-from leebert.serving import PARAMETERS, PREDICTION, text_columns, text_names
+from leebert.request import PARAMETERS, PREDICTION
+from leebert.serving import text_columns, text_names
 from leebert.yaml import dump_yaml, load_yaml
 from tune.analysis import labels
 from tune.models.best_file import BestFile, content_digest
+from tune.models.serving import EXPORTED
 from tune.models.shipping import shipped, without_places
 from tune.tracking import names
 from tune.tracking.runs import datasets, source_tags
@@ -43,8 +46,9 @@ from tune.tracking.server import (
 
 log = logging.getLogger(__name__)
 
-#: Packages that a served model needs; its code is logged with it.
+#: Packages that a served model in PyTorch needs, and one that is exported; its code is logged with it.
 REQUIREMENTS = ("mlflow", "torch", "transformers", "tokenizers", "safetensors", "numpy", "pandas", "pydantic")
+EXPORTED_REQUIREMENTS = ("mlflow", "onnxruntime", "tokenizers", "numpy", "pandas", "array-api-compat")
 
 #: The file that records the runs, model and version that a refit has created, so that resuming creates none twice.
 LOGGED = ".mlflow.json"
@@ -213,6 +217,8 @@ class _Logging:
 
         outcome, first = self.outcome, seed == self.outcome["registered_seed"]
         folder = shipped(self.out / f"seed-{seed}", self.staging / f"seed-{seed}")
+        if first and outcome.get("exported"):
+            shutil.copytree(self.out / EXPORTED, folder / EXPORTED)
         with mlflow.start_run(run_id=self._run(seed)) as run:
             run_id = run.info.run_id
             _set_tags(lambda key, value: self.client.set_tag(run_id, key, value), _tags(self.best, outcome, seed))
@@ -340,6 +346,8 @@ def version_description(card: str, run_id: str, experiment_id: str, picked: str)
     link = f"[run](#/experiments/{experiment_id}/runs/{run_id}?workflowType=machine_learning)"
     head = f"{picked}\n\n![Score against mean exit layer](get-artifact?path=exit_curve.png&run_uuid={run_id})"
     body = re.sub(r"\A---\n.*?\n---\n", "", card, flags=re.DOTALL).strip()
+    # MLflow draws the columns of tables without a space between them.
+    body = re.sub(r"^\|(?![-:| ]+$).*$", lambda row: row[0].replace(" |", "\u00a0\u00a0 |"), body, flags=re.MULTILINE)
     sections = [body] if not body else re.split(r"\n\n(?=## )", body)
     # What a reader of a registry asks for first.
     sections.sort(key=lambda section: 2 if section.startswith("## Use") else 1)
@@ -359,7 +367,18 @@ def _figures_of_version(outcome: Mapping[str, Any]) -> dict[str, str]:
         for point in evaluation["chosen"]:
             if point["criterion"] == outcome["criterion"]:
                 tags[f"{split}: layer speed-up"] = f"{point['speed_up']:.2f}"
+    if exported := outcome.get("exported"):
+        tags["exported"] = exported["precision"]
+        for split, evaluation in exported["splits"].items():
+            own = evaluation["own"]
+            tags[f"{split}: exported"] = f"{100 * own['measures']['score']:.2f} % {_speed_in_words(own)}"
     return tags
+
+
+def _speed_in_words(point: Mapping[str, Any]) -> str:
+    """The speed of an operating point: `at 2.01× layer speed-up, 3.2 ms`."""
+    milliseconds = f", {point['milliseconds']:.3g} ms" if "milliseconds" in point else ""
+    return f"at {point['speed_up']:.2f}× layer speed-up{milliseconds}"
 
 
 def _set_tags(set_tag: Callable[[str, str], Any], tags: Mapping[str, str]) -> None:
@@ -402,9 +421,13 @@ def _log_model(best: BestFile, folder: Path, outcome: Mapping[str, Any]) -> str:
         code_paths=[str(root / "leebert"), str(root / "tune")],
         signature=_signature(text_names(best.config.task)),
         input_example=example,
-        pip_requirements=_requirements(outcome.get("parts") or {}),
+        pip_requirements=_requirements(
+            EXPORTED_REQUIREMENTS if outcome.get("exported") else REQUIREMENTS, outcome.get("parts") or {}
+        ),
         # Defaults that the caller may override when loading the model.
-        model_config={"device": "auto", "precision": precision_of(folder)},
+        model_config=(
+            {"threads": 1} if outcome.get("exported") else {"device": "auto", "precision": precision_of(folder)}
+        ),
         params={"strategy": outcome["criterion"], "configuration": outcome["configuration"]},
     )
     return str(info.model_id)
@@ -425,16 +448,17 @@ def _signature(columns: Sequence[Sequence[str]]) -> Any:
     )
 
 
-def _requirements(plugins: Mapping[str, str]) -> list[str]:
-    """Pin the installed versions of :data:`REQUIREMENTS` and of the packages of a model's plugins.
+def _requirements(required: Sequence[str], plugins: Mapping[str, str]) -> list[str]:
+    """Pin the installed versions of packages, those of a model's plugins included.
 
     Versions have no local parts such as +cpu, which no registry has. Of a plugin that no package has, a warning names the
     module that the server needs.
 
     Args:
+        required: The packages that every model needs.
         plugins: Origin by kind and name, as :func:`leebert.outside.origins` records them.
     """
-    packages = dict.fromkeys(REQUIREMENTS)
+    packages = dict.fromkeys(required)
     for key in filter(lambda key: key.startswith("exit criterion "), plugins):  # a served model needs no other kind
         origin = origin_of(key)
         if origin is not None and origin.distribution:
@@ -524,7 +548,13 @@ def _figure(splits: Mapping[str, Any]) -> Any:
         figure.subplots(1, len(splits), squeeze=False)[0], splits.items(), strict=True
     ):
         scores = evaluation["exits"]["score"]
-        axes.plot(range(1, len(scores) + 1), [100 * s for s in scores], "o-", label="one exit for all samples")
+        axes.plot(
+            range(1, len(scores) + 1),
+            [100 * s for s in scores],
+            "o--",
+            color="#555555",
+            label="one exit for all samples",
+        )
         for criterion, curve in evaluation["curves"].items():
             row = CRITERIA.find(criterion)
             layers, score = [p["layers"] for p in curve], [100 * p["measures"]["score"] for p in curve]

@@ -89,7 +89,7 @@ def best_file(choice: Selection) -> dict[str, Any]:
             sweeps=_sweeps(choice),
             within_one_standard_error=_near(choice),
             pareto=_front(choice) if choice.front else None,
-            milliseconds=choice.times[choice.ranked[0].configuration.id].as_dict() if choice.times else None,
+            milliseconds=times.as_dict() if (times := choice.times.get(choice.ranked[0].configuration.id)) else None,
             score_per_exit=[round(float(v), 6) for v in per_exit],
             cells=[_cell(r, training.accumulate // micro, runtime) for r in cells],
             placement=placed(sweep.state, config.id) or None,
@@ -382,7 +382,10 @@ def _print_alternatives(choice: Selection, section: dict[str, Any], path: Path) 
         # Each configuration once, from the fewest layers at which it is the best one.
         begins = [next(group) for _, group in itertools.groupby(section["pareto"]["points"], key=_origin)]
         count = len({_origin(p) for p in begins})
-        verb, against = "s are" if count > 1 else " is", "time" if choice.times else "mean exit layer"
+        verb, against = (
+            "s are" if count > 1 else " is",
+            "time" if choice.objective.latency is not None else "mean exit layer",
+        )
         sentence(f"{count} configuration{verb} on the Pareto front of score against {against}")
         _print_configurations(
             choice,
