@@ -16,6 +16,7 @@ from tune.serve.control import OperatingPoint, Target
 from tune.serve.engine import Engine
 from tune.serve.front import Front
 from tune.serve.metrics import Metrics
+from tune.serve.model import fixed_rows
 from tune.serve.queue import TURNS, Job, Queue, Row, batch_size, form_batch
 from tune.serve.requests import Limits, Refusal
 from tune.serve.wire import HEADER, HELLO, LONGEST_GREETING, Frames
@@ -130,6 +131,13 @@ def test_the_size_of_a_batch_gives_what_waits_the_least_mean_delay(waiting, fixe
 
     size = batch_size(waiting, fixed)
     assert delay(size) <= min(delay(size + 1), delay(max(1, size - 1))) * 1.05
+
+
+@given(st.integers(2, 32), st.floats(0, 2))
+def test_the_fixed_time_of_a_batch_follows_from_its_time_and_that_of_its_rows(count, fixed):
+    assert fixed_rows(count, (fixed + count) / (count * (fixed + 1))) == pytest.approx(fixed, abs=1e-9)
+    assert fixed_rows(count, 1.2) == 0
+    assert fixed_rows(count, 1 / count) == count
 
 
 @given(st.lists(st.tuples(st.booleans(), st.integers(1, 60)), min_size=1, max_size=20), st.integers(1, 9))

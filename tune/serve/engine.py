@@ -141,7 +141,7 @@ class Engine:
         fastest, queue = self.controller.points[-1], self._queue
         waiting = queue.ordinary
         if large:  # one turn of each other large request
-            waiting += queue.large_requests * min(self._most(fastest, LARGE_SHARE), self.limits.batch)
+            waiting += queue.large_requests * self._most(fastest, LARGE_SHARE)
         oldest = 0.0 if queue.oldest is None else 1000 * (self._clock() - queue.oldest)
         return max(waiting * fastest.milliseconds * self.controller.pace, oldest)
 
