@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from leebert import live
+from leebert.cli_options import INT8
 from leebert.console import EXPORT_PACKAGES, missing_packages, require_packages
 from leebert.errors import ConfigError
 from leebert.evaluate import RecordedLogits
@@ -58,11 +59,7 @@ def form_of(requested: str | None) -> str:
 
 def int8_of(form: str) -> str | None:
     """The kind of int8 of a form; None for float32."""
-    if form != "int8":
-        return None
-    from leebert.export.command import INT8
-
-    return INT8
+    return INT8 if form == "int8" else None
 
 
 def time_network(best: BestFile, form: str, criterion: str, patience: int | None) -> ExitMilliseconds:
