@@ -89,7 +89,7 @@ def time_network(best: BestFile, form: str, criterion: str, patience: int | None
 
 
 def export_model(
-    folder: Path, out: Path, form: str, recorded: RecordedLogits, source: str, own: Chosen, aim: Aim, name: str
+    folder: Path, out: Path, form: str, recorded: RecordedLogits, source: str, own: Chosen, aim: Aim, name: str | None
 ) -> None:
     """Export a refit's model, unless an interrupted refit has.
 
@@ -104,7 +104,7 @@ def export_model(
         source: What they are, in words.
         own: The model's exit criterion with its threshold.
         aim: What the threshold is chosen for.
-        name: The model's name in messages and pages.
+        name: The model's name in messages and pages; None: that of the folder.
 
     Raises:
         ConfigError: The model can't be exported.

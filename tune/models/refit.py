@@ -271,14 +271,16 @@ def claimed(ready: PreparedRefit) -> Iterator[None]:
         os.close(handle)
 
 
-def refit(ready: PreparedRefit, *, name: str = "model", served_as: str = "", anyway: bool = False) -> dict[str, Any]:
+def refit(
+    ready: PreparedRefit, *, name: str | None = None, served_as: str = "", anyway: bool = False
+) -> dict[str, Any]:
     """Train, evaluate and describe one model per seed in `out`/seed-N; an interrupted refit resumes in the same `out`.
 
     A seed that diverges is skipped, unless it is the one to register.
 
     Args:
         ready: The prepared refit.
-        name: The registered model's name, which the exported one gets.
+        name: The exported model's name in messages and pages; None: that of its folder.
         served_as: The address in MLflow that the registered seed's card names.
         anyway: Whether to accept a registered model that has no exit above the majority class.
 
@@ -308,7 +310,7 @@ def refit(ready: PreparedRefit, *, name: str = "model", served_as: str = "", any
     return outcome
 
 
-def _exported(ready: PreparedRefit, name: str) -> dict[str, Any] | None:
+def _exported(ready: PreparedRefit, name: str | None) -> dict[str, Any] | None:
     """Export the model of the seed to register, and evaluate the export; None: it is registered in PyTorch."""
     if ready.form == "none":
         return None
