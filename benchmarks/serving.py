@@ -116,6 +116,11 @@ class Plain:
 
     def graphs(self, folder: Path, threads: int) -> dict[str, Callable[[Any], tuple[Any, Any]]]:
         """One ONNX graph in float32 and in int8, each fused."""
+        fused, int8 = self.write_graphs(folder)
+        return {"ONNX Runtime fp32, one graph": self._session(fused, threads), GRAPH: self._session(int8, threads)}
+
+    def write_graphs(self, folder: Path) -> tuple[Path, Path]:
+        """Write one ONNX graph in float32 and in int8, each fused."""
         import torch
         from onnxruntime.quantization import QuantType, quantize_dynamic
         from onnxruntime.transformers import optimizer
@@ -133,7 +138,7 @@ class Plain:
             opt_level=1, use_gpu=False,
         ).save_model_to_file(str(fused))  # fmt: skip
         quantize_dynamic(str(fused), str(int8), per_channel=True, weight_type=QuantType.QInt8)
-        return {"ONNX Runtime fp32, one graph": self._session(fused, threads), GRAPH: self._session(int8, threads)}
+        return fused, int8
 
     def _session(self, file: Path, threads: int) -> Callable[[Any], tuple[Any, Any]]:
         import onnxruntime

@@ -1,7 +1,8 @@
-"""A tenfold surge of requests against three servers of one exported model, under the same arrivals.
+"""A tenfold surge of requests against three servers of one model, under the same arrivals.
 
 `adaptive` has a target for the 99th percentile of latencies and a floor for the score; `fixed` always uses the fastest
-threshold that loses nothing; `full depth` runs all layers. Writes every request to OUT/NAME.parquet, and draws load, p99,
+threshold that loses nothing; `full depth` is what one has without exits: the encoder with its last exit as one ONNX graph
+in int8, fused and quantised by onnxruntime's own tools (benchmarks/serving.py), behind the same server. Writes every request to OUT/NAME.parquet, and draws load, p99,
 speed-up and score over time to OUT/surge.png. About three minutes.
 """
 
@@ -9,8 +10,10 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import glue, stop
+from common import glue, scratch, stop
 
 from tune.serve.load import (
     Surge,
@@ -42,6 +45,7 @@ def options() -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, required=True, help="folder that `leebert export` wrote")
+    parser.add_argument("--saved", type=Path, required=True, help="the same model as `leebert train` wrote it")
     parser.add_argument("--data", type=Path, help="texts with labels; by default MRPC's dev split in LEEBERT_DATA")
     parser.add_argument("--p99-ms", type=float, default=50.0, help="target (%(default)g)")
     parser.add_argument("--max-loss", type=float, default=1.0, help="floor in points (%(default)g)")
@@ -73,6 +77,44 @@ def server(model: Path, out: Path, *words: str) -> Iterator[str]:
             process.wait(60)
 
 
+def full_depth(saved: Path, exported: Path, out: Path) -> Path:
+    """Write the encoder with its last exit as one int8 graph, in the form of an exported folder.
+
+    Args:
+        saved: The folder of the model.
+        exported: Its export, for tokenizer and labels.
+        out: The folder to write.
+    """
+    import onnx
+    from serving import NAMES, Plain
+
+    from leebert.exported.graphs import DOMAINS
+    from leebert.exported.manifest import Exits, Segment, read_manifest, write_manifest
+
+    shutil.rmtree(out, ignore_errors=True)
+    out.mkdir(parents=True)
+    with scratch() as folder:
+        graph = onnx.load(Plain(saved).write_graphs(folder)[1])
+    unused = [one for one in graph.opset_import if one.domain not in DOMAINS]
+    for one in unused:
+        graph.opset_import.remove(one)
+    onnx.save(graph, out / "segment-1.onnx")
+    shutil.copy(exported / "tokenizer.json", out)
+    manifest = read_manifest(exported)
+    inputs = tuple(one.name for one in graph.graph.input if one.name in NAMES)
+    segment = Segment(
+        file="segment-1.onnx", layers=(1, manifest.depth), exit_layer=manifest.depth, inputs=inputs, outputs=("logits",)
+    )
+    write_manifest(
+        out,
+        dataclasses.replace(
+            manifest, name=out.name, segments=(segment,), exits=Exits(criterion="never"), curves=(), timing=None,
+            scores=(),
+        ),
+    )  # fmt: skip
+    return out
+
+
 def main() -> None:
     """Measure the capacity, run the three servers, print and draw."""
     args = options()
@@ -80,9 +122,9 @@ def main() -> None:
     data = args.data or glue() / "MRPC" / "dev.tsv"
     target = ("--p99-ms", f"{args.p99_ms:g}", "--max-loss", f"{args.max_loss:g}")
     servers = {
-        "full depth": ("--criterion", "never"),
-        "fixed": ("--max-loss", "0"),
-        "adaptive": target,
+        "full depth": (full_depth(args.saved, args.model, args.out / "one-graph"),),
+        "fixed": (args.model, "--max-loss", "0"),
+        "adaptive": (args.model, *target),
     }
     peak, rows, about = args.peak, {}, {}
     if peak is None:
@@ -92,7 +134,7 @@ def main() -> None:
         print(f"capacity at a loss of {args.max_loss:g} points: {capacity:.1f} requests/s; the surge has {peak:g}")
     surge = Surge(peak / 10, 10, args.seconds / 4, args.seconds / 2, args.seconds / 4)
     for name, words in servers.items():
-        with server(args.model, args.out, *words) as address:
+        with server(words[0], args.out, *words[1:]) as address:
             about[name] = about_server(address)
             rows[name] = run_load(address, read_samples(data, about[name]), surge, args.seed)
         save(rows[name], args.out / f"{name.replace(' ', '-')}.parquet")

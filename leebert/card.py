@@ -261,7 +261,7 @@ def _use(facts: CardFacts) -> str:
 
 
 def _evaluation(facts: CardFacts, split: str, result: Mapping[str, Any]) -> str:
-    measures = list(result["exits"])
+    measures = _measures(result)
     exits = [
         [str(i + 1), *(f"{100 * result['exits'][name][i]:.2f}" for name in measures)]
         for i in range(len(result["exits"]["score"]))
@@ -289,9 +289,16 @@ def _evaluation(facts: CardFacts, split: str, result: Mapping[str, Any]) -> str:
     return "\n\n".join(lines)
 
 
+def _measures(result: Mapping[str, Any]) -> list[str]:
+    """Return the measures of a split's evaluation, without the score where it is one of the others."""
+    exits = result["exits"]
+    others = [name for name in exits if name != "score"]
+    return others if any(exits[name] == exits["score"] for name in others) else list(exits)
+
+
 def _criteria(facts: CardFacts, split: str, result: Mapping[str, Any]) -> list[str]:
     """A split's table of exit criteria, the aims that they missed, and the wall-clock times."""
-    measures = list(result["exits"])
+    measures = _measures(result)
     times = {(t["criterion"], t["threshold"]): t for t in result.get("wall_clock", ())}
     rows = []
     for chosen in facts.chosen:

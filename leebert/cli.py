@@ -788,4 +788,5 @@ def _runtime(model: Any, precision: str | None, device: str) -> Any:
 
 def main() -> None:
     """Run the console script `leebert`."""
-    console.run(app)
+    with console.quick_end():
+        console.run(app)

@@ -65,7 +65,11 @@ def _colours() -> Iterable[Sequence[str]]:
 
 #: The tables of this package; `tune.tables` has those of searchers and pruners.
 TABLES: tuple[DocumentTable, ...] = (
-    DocumentTable("methods", ("`algorithm`", "method", "what is trained", "exit criterion", "cost"), _methods),
+    DocumentTable(
+        "methods",
+        ("`algorithm`", "method", "what is trained", "exit criterion", "cost per step (fine-tuning: 1)"),
+        _methods,
+    ),
     DocumentTable("criteria", ("criterion", "a sample exits when", "threshold", "earliest exit", "source"), _criteria),
     DocumentTable("metrics", ("metric", "score", "component measures", "source"), _metrics),
     DocumentTable("colours", ("method", "`approach`", "colour"), _colours),

@@ -1,4 +1,4 @@
-"""Pictures of reports on odd sweeps, as docs/decisions/pages.md shows them: python tests/odd_cases.py docs/img/odd
+"""Pictures of reports on odd sweeps, as docs/decisions/pages.md shows them: python tests/odd_cases.py docs/img/odd [NAME ...]
 
 `chromium` must be on the path.
 """
@@ -36,6 +36,19 @@ def failed(values: Any) -> str:
     return "failed"
 
 
+#: Options of which every configuration has its own values, so that its name has more than 80 characters.
+MANY_OPTIONS = {
+    "lr_theta": [1e-5, 2.5e-5], "lr_omega": [1e-4, 2.5e-4], "cycle_length": [2, 4], "weight_decay": [0.01, 0.02],
+    "exit_dropout": [0.1, 0.2], "omega_optimizer": ["adam", "sgd"], "distillation": ["cross_entropy", "kl"],
+}  # fmt: skip
+
+
+def only_ends(values: Any) -> str:
+    """Complete if the places of all values in their lists are equal, else not begun."""
+    places = {MANY_OPTIONS[option].index(value) for option, value in values.items() if option in MANY_OPTIONS}
+    return "complete" if len(places) == 1 else ""
+
+
 #: Name → how the sweep differs from that of `scored_sweep`, and the width of the window, light or dark.
 CASES: dict[str, tuple[dict[str, Any], int, bool]] = {
     "24-exits": ({"exits": 24, "seeds": [0, 1]}, 1440, False),
@@ -50,6 +63,7 @@ CASES: dict[str, tuple[dict[str, Any], int, bool]] = {
         {"folds": 1, "seeds": [0], "space": {"lr_theta": [1e-5], "cycle_length": [4]}, "facts": {"test_train_ratio": 1 / 9}},
         1440, True,
     ),
+    "labels-of-80-characters": ({"seeds": [0, 1], "space": MANY_OPTIONS, "state": only_ends}, 1440, False),
     "failed-runs-only": ({"state": failed}, 1440, False),
 }  # fmt: skip
 
@@ -72,11 +86,11 @@ def picture(page: Browser, html: Path, to: Path, width: int, dark: bool) -> None
             return
 
 
-def main(folder: str) -> None:
+def main(folder: str, *names: str) -> None:
     made: Callable[..., SweepFolder] = scored_sweep
     Path(folder).mkdir(parents=True, exist_ok=True)
     with browser(chromium()) as page, tempfile.TemporaryDirectory() as scratch:
-        for name, (change, width, dark) in CASES.items():
+        for name, (change, width, dark) in ((name, CASES[name]) for name in names or CASES):
             sweep = made(Path(scratch) / (LONG if name.startswith("name-") else name), score, **change)
             html = Path(scratch) / f"{name}.html"
             html.write_text(str(sweep_page(sweep)))

@@ -5,12 +5,15 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
 from tune.serve.control import Controller, OperatingPoint, Reading
+from tune.serve.queue import Job, Queue, Row, batch_size
 
 #: The curve of a 6-layer encoder in int8 on MRPC: the full model, then thresholds up to a loss of one point.
 CURVE = tuple(
@@ -48,60 +51,114 @@ def arrivals(rate: Callable[[float], float], duration: float, rng: np.random.Gen
     return times[rng.random(len(times)) < np.array([rate(t) for t in times]) / highest]
 
 
+class Server:
+    """A replica in simulated time: the queue and the batches of `tune.serve.engine`, and its readings.
+
+    Args:
+        controller: Its load control.
+        rng: Draws lengths of texts and exits of samples.
+        pace: Time per text relative to the curve's.
+        fixed: The time that a batch takes beyond that of its rows, in rows.
+        size: Waiting rows → most rows of a batch; None: that of the engine.
+    """
+
+    def __init__(
+        self,
+        controller: Controller,
+        rng: np.random.Generator,
+        pace: float = 1.0,
+        fixed: float = 0.15,
+        size: Callable[[int], int] | None = None,
+    ) -> None:
+        self.controller, self.queue, self.clock = controller, Queue(), 0.0
+        self._rng, self._pace, self._fixed = rng, pace, fixed
+        self._size = size or (lambda waiting: batch_size(waiting, fixed))
+        self._arrived = self._arrived_large = 0
+        self._ends: list[tuple[float, float]] = []  # when ordinary requests were answered, and their latencies
+        self._busy = self._expected = 0.0
+
+    def add(self, job: Job) -> None:
+        self.queue.add(job)
+        if job.large:
+            self._arrived_large += len(job.rows)
+        else:
+            self._arrived += len(job.rows)
+
+    def read(self, tick: float) -> None:
+        """Give the controller a reading."""
+        queue = self.queue
+        done = [ms for end, ms in self._ends if end <= tick]
+        self._ends = [(end, ms) for end, ms in self._ends if end > tick]
+        slow = sum(ms > self.controller.aim_ms for ms in done)
+        reading = Reading(
+            tick, self._arrived, queue.ordinary, len(done), slow, self._busy, self._expected, self._arrived_large
+        )
+        self.controller.update(reading)
+        self._arrived = self._arrived_large = 0
+        self._busy = self._expected = 0.0
+
+    def batch(self) -> list[Job]:
+        """Run a batch; returns the ordinary requests that it answers, and moves the clock."""
+        queue, controller = self.queue, self.controller
+        controller.press(self.clock, queue.ordinary)
+        point = controller.point
+        limit = controller.target_ms / (point.milliseconds * controller.pace)
+        most = max(1, min(self._size(queue.ordinary), int(limit / 2)))
+        batch = queue.take(most, max(1, min(self._size(queue.large), int(limit / 4))))
+        spread = self._rng.gamma(4.0, 0.25, len(batch))
+        rows = np.minimum(point.milliseconds * spread, 1.5 * CURVE[0].milliseconds).sum()
+        cost = self._pace * (rows + self._fixed * point.milliseconds) / (1 + self._fixed)
+        self.clock += cost / 1000
+        self._busy, self._expected = self._busy + cost, self._expected + len(batch) * point.milliseconds
+        answered = [job for job, _ in batch if not job.large]
+        self._ends += [(self.clock, 1000 * (self.clock - job.arrived)) for job in answered]
+        return answered
+
+
 def simulate(
     times: np.ndarray,
     controller: Controller,
     rng: np.random.Generator,
     *,
     period: float = 0.1,
-    most: int = 8,
-    pace: float = 1.0,
-    batch_gain: float = 0.1,
+    large: Sequence[tuple[float, int]] = (),
+    **server: Any,
 ) -> Outcome:
-    """Run a server that takes whatever waits, up to `most` texts, whenever its model is free."""
-    points, target = controller.points, controller.target_ms
-    full = CURVE[0].milliseconds
+    """Run a server that takes from its queue whenever its model is free.
+
+    Args:
+        times: Arrival times of requests with one row, in seconds.
+        controller: Load control.
+        rng: Draws lengths and exits.
+        period: Seconds between two readings.
+        large: Arrival time and number of rows of large requests.
+        server: Further arguments of :class:`Server`.
+    """
+    row, one = Row(None, 1), Server(controller, rng, **server)
+    jobs = [Job([row], None, None, at) for at in times]  # type: ignore[arg-type]
+    place = {id(job): at for at, job in enumerate(jobs)}
+    extra = [Job([row] * rows, None, None, at, large=True) for at, rows in large]  # type: ignore[arg-type]
+    coming = collections.deque(sorted(jobs + extra, key=lambda job: job.arrived))
     latency, index = np.zeros(len(times)), np.zeros(len(times), int)
     changes: list[tuple[float, int]] = []
-    clock, taken, tick, counted = 0.0, 0, period, 0
-    ends: list[tuple[float, float]] = []  # when batches end, and the requests' latencies, for the readings
-    busy = expected = 0.0
-
-    def read_until(now: float) -> None:
-        nonlocal tick, counted, busy, expected, ends
-        while tick <= now:
-            before = controller.index
-            arrived = int(np.searchsorted(times, tick))
-            done = [ms for end, ms in ends if end <= tick]
-            ends = [(end, ms) for end, ms in ends if end > tick]
-            waiting = max(0, arrived - taken)
-            controller.update(
-                Reading(tick, arrived - counted, waiting, len(done), sum(ms > target for ms in done), busy, expected)
-            )
-            counted, busy, expected = arrived, 0.0, 0.0
-            if controller.index != before:
-                changes.append((tick, controller.index))
-            tick += period
-
-    while taken < len(times):
-        clock = max(clock, times[taken])
-        read_until(clock)
-        waiting = int(np.searchsorted(times, clock, side="right")) - taken
+    tick, answered = period, 0
+    while answered < len(times):
+        if not one.queue:
+            one.clock = max(one.clock, coming[0].arrived)
         before = controller.index
-        controller.press(clock, waiting)
+        while tick <= one.clock:
+            while coming and coming[0].arrived <= tick:
+                one.add(coming.popleft())
+            one.read(tick)
+            tick += period
+        while coming and coming[0].arrived <= one.clock:
+            one.add(coming.popleft())
+        for job in one.batch():
+            latency[place[id(job)]] = 1000 * (one.clock - job.arrived)
+            index[place[id(job)]] = controller.index
+            answered += 1
         if controller.index != before:
-            changes.append((clock, controller.index))
-        size = min(waiting, most)
-        point = points[controller.index]
-        spread = rng.gamma(4.0, 0.25, size)  # lengths of texts and exits of samples
-        cost = np.minimum(point.milliseconds * spread, 1.5 * full).sum() * pace * (1 - batch_gain * (1 - 1 / size))
-        end = clock + cost / 1000
-        mine = slice(taken, taken + size)
-        latency[mine], index[mine] = 1000 * (end - times[mine]), controller.index
-        ends += [(end, ms) for ms in latency[mine]]
-        busy, expected = busy + cost, expected + size * point.milliseconds
-        taken, clock = taken + size, end
-    read_until(clock)
+            changes.append((one.clock, controller.index))
     return Outcome(times, latency, index, changes)
 
 

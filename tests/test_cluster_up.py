@@ -1,6 +1,7 @@
 """cluster/onprem.yaml brought up over ssh between four hosts (see hosts.py): sweeps, a machine lost and back, down.
 
 Only addresses, user, key and storage are edited as a user would; packages are there already instead of being installed.
+The commands are README's, but for the edited file, a smaller space, and that nobody has to confirm.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import contextlib
 import dataclasses
 import os
 import re
+import shlex
 import subprocess
 import time
 from collections.abc import Iterator
@@ -46,6 +48,20 @@ sys.path.insert(0, "tests")
 from ray_hosts import write_space
 write_space(Path(sys.argv[1]), rows=800)
 """
+
+
+def readme_commands() -> tuple[list[str], list[str], list[str]]:
+    """README's commands for a cluster, as words: up, submit, attach."""
+    section = (ROOT / "README.md").read_text().split("\n## The paper's grid on a cluster\n")[1].split("\n## ")[0]
+    (block,) = re.findall(r"```sh\n(.*?)```", section, re.DOTALL)
+    start, submit, attach = (shlex.split(line, comments=True) for line in block.strip().splitlines())
+    return start, submit, attach
+
+
+def with_config(words: list[str], config: Path) -> list[str]:
+    """A command of README, with the edited file in place of the one to edit."""
+    assert words.count("cluster/onprem.yaml") == 1
+    return [str(config) if word == "cluster/onprem.yaml" else word for word in words]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,6 +133,7 @@ class Submitted:
     ended: Ended
     ledger: SweepState
     experiment: str  # what MLflow answers about it
+    page: str  # the status of MLflow's page on the laptop
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,6 +173,7 @@ def up(folder: Path) -> Iterator[Cluster]:
         for host in hosts.all.values():
             host.install()
         (storage := hosts.folder / "sweeps").mkdir()
+        (storage / "glue").mkdir()
         config = yaml.safe_load((ROOT / "cluster" / "onprem.yaml").read_text())
         config["provider"].update(head_ip=head.ip, worker_ips=[w.ip for w in workers])
         config["auth"].update(ssh_user="root", ssh_private_key=str(hosts.folder / "key"))
@@ -169,7 +187,7 @@ def up(folder: Path) -> Iterator[Cluster]:
         token = laptop.start("ray", "get-auth-token", "--generate", log=hosts.folder / "token")
         made = laptop.start("python", "-c", SPACE, str(hosts.folder / "text"), log=hosts.folder / "space")
         assert token.wait() == 0
-        laptop.run("ray", "up", "--yes", str(path), **BRISK)
+        laptop.run(*with_config(readme_commands()[0], path), "--yes", **BRISK)
         watch = Watch(head)
         tunnel = laptop.start("ray", "dashboard", str(path), log=hosts.folder / "tunnel")
         assert made.wait() == 0, (hosts.folder / "space").read_text()
@@ -246,10 +264,12 @@ def sweeps(cluster: Cluster, folder: Path) -> tuple[Job, Submitted]:
     )  # fmt: skip
     victim, at, noticed = lose_one_during(cluster, "job", job)
     victim.crash()
-    words = [str(ROOT / "tune" / "__main__.py"), *sweep_named("submitted", cluster, "blo")]
-    words += ["--set", "training.max_epochs=1"]
+    _, words, attach = (with_config(command, cluster.config) for command in readme_commands())
+    words = [word.replace("/mnt/sweeps", str(cluster.storage)) for word in words]
+    words[words.index("sweep") + 1] = str(cluster.space)
+    words += ["--set", "algorithms=[blo]", "--set", "training.max_epochs=1"]
     log = folder / "submitted"
-    submitted = Try(cluster.laptop.start("ray", "submit", str(cluster.config), *words, log=log), log)
+    submitted = Try(cluster.laptop.start(*words, log=log), log)
     victim.heal()
     victim.boot()  # Ray's autoscaler starts it again, by ssh
     first = job.ended(300)
@@ -257,12 +277,25 @@ def sweeps(cluster: Cluster, folder: Path) -> tuple[Job, Submitted]:
     done = Job(first, noticed, examine(cluster.storage / "job", at))
     cluster.tunnel.kill()
     cluster.tunnel.wait()
+    forwarded = shown_by(cluster.laptop, attach, folder / "attach")
     ended = submitted.ended(300)
     assert ended.code == 0, ended.printed
     experiment = f"{MLFLOW}/api/2.0/mlflow/experiments/get-by-name?experiment_name=leebert-pairs"
     answered = cluster.ray("exec", str(cluster.config), f"curl -s {experiment}")
     cluster.watch.wait_alive(*cluster.workers, within=300)
-    return done, Submitted(ended, SweepFolder(cluster.storage / "submitted").ledger.read(), answered)
+    name = words[words.index("--name") + 1]
+    return done, Submitted(ended, SweepFolder(cluster.storage / name).ledger.read(), answered, forwarded)
+
+
+def shown_by(laptop: Host, attach: list[str], log: Path) -> str:
+    """The status of MLflow's page on the laptop, while a terminal on the head is open."""
+    terminal = laptop.start(*attach, log=log)
+    try:
+        seconds_until(lambda: answer(laptop, f"{MLFLOW}/") != "000", 120, "MLflow is forwarded", every=0.5)
+        return answer(laptop, f"{MLFLOW}/")
+    finally:
+        terminal.kill()
+        terminal.wait()
 
 
 def lose_one_during(cluster: Cluster, name: str, sweep: Try) -> tuple[Host, float, float]:
@@ -335,6 +368,7 @@ def test_a_sweep_by_ray_submit_while_the_lost_machine_joins_again(story: Story) 
     assert state.end is not None
     assert (state.end["status"], len(state.cells)) == ("finished", 2)
     assert "experiment_id" in story.submitted.experiment
+    assert story.submitted.page == "200", "README's last command forwards MLflow"
 
 
 def test_down(story: Story) -> None:

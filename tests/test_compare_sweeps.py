@@ -58,7 +58,7 @@ def test_what_is_drawn_is_narrowed_and_paired(tmp_path):
     assert {c.values.get("cycle_length") for c in narrowed["CLO-v2"]} == {4}
     (line,) = found.scores.lines
     assert len(line.paired) == 1, "the pruned one's partner isn't drawn either"
-    bands = depth_bands(line, history)
+    bands = depth_bands(line, history, found.pool.score_interval)
     known = {c.id: c for c in history}
     for name, config in zip((line.a, line.b), line.paired[0], strict=True):
         expected = 100 * np.mean([cell.best.exits for cell in known[config].cells], axis=0)

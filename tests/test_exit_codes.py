@@ -3,6 +3,8 @@
 import logging
 import re
 import signal
+import subprocess
+import sys
 
 import pytest
 import typer
@@ -30,6 +32,21 @@ def test_ctrl_c_ends_any_command_with_130_and_without_a_traceback(capsys):
             console.run(run)
         assert end.value.code == 130
     assert "Traceback" not in capsys.readouterr().err
+
+
+QUICK_END = """
+import atexit, sys, threading, time
+from leebert.console import quick_end
+with quick_end():
+    atexit.register(print, "exit function")
+    threading.Thread(target=lambda: (time.sleep(0.05), print("thread"))).start()
+    sys.exit(3)
+"""
+
+
+def test_a_quick_end_keeps_the_exit_code_waits_for_threads_and_runs_exit_functions():
+    done = subprocess.run([sys.executable, "-c", QUICK_END], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout.splitlines(), done.stderr) == (3, ["thread", "exit function"], "")
 
 
 @pytest.fixture

@@ -99,16 +99,16 @@ def test_labels_and_colours() -> None:
 
 
 def test_run_names() -> None:
-    name = names.config_run_name(4, {"algorithm": "clo-v2", "lr_theta": 1e-4, "cycle_length": 4}, "1f3a")
+    name = names.config_run_name(4, {"algorithm": "clo-v2", "lr_theta": 1e-4, "cycle_length": 4})
     assert name == "CLO-v2 04 · λ1=0.0001 C=4"
-    assert names.config_run_name(4, {"algorithm": "clo-v2"}, "1f3a") == "CLO-v2 04 · 1f3a"
+    assert names.config_run_name(4, {"algorithm": "clo-v2"}) == "CLO-v2 04"
     assert names.fold_run_name(names.prefix_of(name), 0, 1) == "CLO-v2 04 s0 f1"
     assert names.summary_run_name("CLO-v2 minus BLO") == "Summary · CLO-v2 minus BLO"
 
 
 def test_run_names_are_unique_within_a_sweep() -> None:
     configs = [(algorithm, index) for index, algorithm in enumerate(["clo-v2", "blo"] * 60)]
-    made = [names.config_run_name(index, {"algorithm": algorithm}, "same") for algorithm, index in configs]
+    made = [names.config_run_name(index, {"algorithm": algorithm}) for algorithm, index in configs]
     made += [
         names.fold_run_name(names.config_prefix(algorithm, index), seed, fold)
         for algorithm, index in configs

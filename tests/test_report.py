@@ -143,10 +143,11 @@ def test_a_page_escapes_text_and_carries_all_that_it_needs(tmp_path):
 
 def test_weights_are_drawn_around_their_start_in_one_range():
     still, moved = np.full((3, 2), 1.01), np.full((3, 2), 4.0)
-    assert charts.weight_reach([still]) == 0.5, "noise does not look like structure"
-    assert charts.weight_reach([still, moved]) == 3.0
-    (trace,) = charts.heat_map("A", still, 3.0).data
-    assert (trace["zmin"], trace["zmax"]) == (-2.0, 4.0)
+    assert charts.weight_range([still]) == (0.5, 1.5), "noise does not look like structure"
+    assert charts.weight_range([still, moved]) == (0.5, 4.0)
+    (trace,) = charts.heat_map("A", still, 0.0, 4.0).data
+    assert (trace["zmin"], trace["zmax"]) == (0.0, 4.0)
+    assert [at for at, _ in trace["colorscale"]] == [0, 0.125, 0.25, 0.625, 1], "the start has the middle colour"
 
 
 @pytest.mark.parametrize("teachers", sorted(figures.TEACHERS))

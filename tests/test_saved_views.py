@@ -136,10 +136,8 @@ def test_the_views_of_summaries_are_pictures() -> None:
             for card in views_[slug].state["compareRunCharts"]
             if card["uuid"].startswith("no-") and card["type"] == "IMAGE"
         ]
-        assert alone == [[key] for key in names.VERDICT_PICTURES], (
-            "MLflow makes a card of its own for every other picture"
-        )
-    assert set(shown) == set(names.VERDICT_PICTURES)
+        assert alone == [[key] for key in names.PICTURES], "MLflow makes a card of its own for every other picture"
+    assert set(shown) == set(names.PICTURES)
     assert shown[:2] == ["verdict", "score against layer speed-up"]
 
 
@@ -259,7 +257,7 @@ def test_a_summary_states_the_whole_in_numbers(tmp_path: Path) -> None:
     pictured = [summary for summary in whole.events if summary.pictures]
     assert [summary.label for summary in pictured] == ["CLO-v2 minus BLO"]
     assert whole.sentence in pictured[0].note
-    assert sorted(picture.key for picture in pictured[0].pictures) == sorted(names.VERDICT_PICTURES)
+    assert sorted(picture.key for picture in pictured[0].pictures) == sorted(names.PICTURES)
     for picture in pictured[0].pictures:
         assert picture.draw().startswith(b"\x89PNG")
     clo, diff = told["CLO-v2"], told["CLO-v2 C=4 minus BLO"]

@@ -103,7 +103,7 @@ def by_title(seen: dict[str, Any]) -> dict[str, dict[str, Any]]:
 def test_clo_vs_blo(page, addresses) -> None:
     seen = look(page, addresses["CLO vs BLO"], "clo-vs-blo", 3800, drawn("Image grid", "Image grid"))
     assert seen["view"] == f"{NAME}: CLO vs BLO"
-    assert seen["sections"] == ["Verdict: CLO vs BLO", "Scores and loss weights ω by exit"]
+    assert seen["sections"] == ["Verdict on CLO-v2 and BLO", "Scores and loss weights ω by exit"]
     verdict, by_exit = seen["cards"]
     assert (verdict["pictures"], by_exit["pictures"]) == ([900, 900], [900, 900]), "in full size"
     assert "Summary · CLO-v2 minus BLO" in verdict["words"]
@@ -112,13 +112,14 @@ def test_clo_vs_blo(page, addresses) -> None:
 
 
 def test_speed(page, addresses) -> None:
-    titles = ("curve/score_pct", "layers needed vs. score (%)")
+    titles = ("score in per cent", "layers needed vs. score (%)")
     seen = look(page, addresses["speed"], "speed", 1560, drawn(*titles))
     cards = by_title(seen)
     assert list(cards) == list(titles)
     curve, points = (cards[title] for title in titles)
     assert (curve["lines"], set(curve["line_colours"])) == (35, {CLO, BLO})
     assert "CLO-v2 20 · λ1=" in curve["words"], "the legend names configurations"
+    assert "layer speed-up" in curve["words"], "the axis has a title"
     assert set(points["point_colours"]) == {CLO, BLO}
     assert points["points"] == 35
 
@@ -130,7 +131,15 @@ def test_options(page, addresses) -> None:
     assert [card["title"] for card in seen["cards"]] == list(titles)
     every, some = seen["cards"][:2]
     assert (every["axes"], some["axes"]) == (5, 5)
-    for word in ("log10_lr_theta", "variant", "log10_lr_omega", "batch_size", "cv/score_pct", "BLO", "CLO-v2 C=4"):
+    for word in (
+        "log10_lr_theta",
+        "variant",
+        "log10_lr_omega",
+        "batch_size",
+        "mean score in per cent",
+        "BLO",
+        "CLO-v2 C=4",
+    ):
         assert word in every["words"]
     assert "cycle_length" in some["words"]
     for card in seen["cards"][2:]:

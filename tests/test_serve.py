@@ -17,13 +17,15 @@ from types import SimpleNamespace
 
 import psutil
 import pytest
+import scaled_server
 from ahead import ENVIRONMENT, prepared
 from clusters import wait_until
 from exported_toys import export_toy
 
 from leebert.errors import ConfigError
+from tune.serve.app import ServerOptions, _RayThread, possible_connections
 from tune.serve.load import Surge, about_server, read_samples, run_load, save, summary
-from tune.serve.replica import replicas_needed
+from tune.serve.replica import ReplicaOptions, replicas_needed
 from tune.serve.source import exported_folder
 
 RECORD = {"first": "w1 w2", "second": "w3"}
@@ -53,6 +55,11 @@ class Server:
         lines = self.ask(None, path="/metrics")[2].splitlines()
         return next((float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(start)), 0.0)
 
+    def printed(self):
+        """What it has written to its standard output since its first line or the last call."""
+        os.set_blocking(self.process.stdout.fileno(), False)
+        return self.process.stdout.read() or ""
+
     def replicas(self):
         """The processes of the replicas."""
         return [p for p in psutil.Process(self.process.pid).children(recursive=True) if "Replica" in p.name()]
@@ -62,10 +69,11 @@ class Server:
 def server(folder: Path):
     """A server of the toy model, with load control."""
     export_toy(folder / "toy")
-    command = [sys.executable, "-m", "tune", "serve", "toy", "--p99-ms", "50", "--max-loss", "2", "--port", "0"]
+    options = ["--p99-ms", "50", "--max-loss", "2", "--port", "0", "--max-replicas", "2"]
+    command = [sys.executable, str(Path(scaled_server.__file__)), "serve", "toy", *options]
     environment = {**ENVIRONMENT, "RAY_AUTH_MODE": "disabled"}
     with (folder / "log").open("w") as log, subprocess.Popen(
-        command, cwd=folder, stdout=subprocess.PIPE, stderr=log, text=True, env=environment
+        command, cwd=folder, stdout=subprocess.PIPE, stderr=log, text=True, env=environment, start_new_session=True
     ) as process:  # fmt: skip
         try:
             line = process.stdout.readline()
@@ -92,6 +100,10 @@ def test_it_says_what_it_serves_and_answers(server):
     assert json.loads(body)["predictions"][0]["exit_layer"] == 3
     assert "threshold" not in json.loads(body)["predictions"][0]
     assert server.ask({"inputs": [RECORD], "params": {"criterion": "pcee", "speed_up": 2}})[0] == 422
+    long = {"inputs": [{"first": "w1 " * 20, "second": "w2"}]}
+    status, _, body = server.ask(long)
+    assert (status, "the model takes at most 16 tokens" in body) == (422, True)
+    assert server.ask(long | {"params": {"truncate": True}})[0] == 200
     assert server.ask(None, path="/healthz")[0] == 200
     wait_until(lambda: server.metric('leebert_texts_total{exit_layer="3"') >= 3, 10)
 
@@ -166,17 +178,47 @@ def test_a_killed_replica_fails_its_requests_with_503_and_is_replaced(server):
 
 
 @pytest.mark.slow
-def test_sigterm_answers_what_is_held_and_ends_the_replicas(server):
+def test_a_replica_that_is_no_longer_needed_answers_what_it_holds(server):
+    replicas = server.folder / scaled_server.FILE
+    replicas.write_text("2")
+    wait_until(lambda: server.metric("leebert_replicas") == 2, 60)
+    down = threading.Event()
+
+    def send(rows):
+        statuses = []
+        while not down.is_set():
+            statuses.append(server.ask({"inputs": [RECORD] * rows})[0])
+        return statuses
+
+    with ThreadPoolExecutor(6) as pool:
+        sent = [pool.submit(send, rows) for rows in (1, 1, 1, 20, 200, 200)]
+        try:
+            replicas.write_text("1")
+            wait_until(lambda: server.metric("leebert_replicas") == 1, 60)
+        finally:
+            down.set()
+        statuses = [status for one in sent for status in one.result(60)]
+    assert set(statuses) == {200}
+    assert len(server.replicas()) <= 2, "Ray Serve may still be ending the process"
+
+
+@pytest.mark.slow
+def test_ctrl_c_answers_what_is_held_ends_the_replicas_and_prints_nothing_of_ray(server):
     """The last test of this file: it ends the server."""
-    replicas = server.replicas()
+    replicas, logged = server.replicas(), (server.folder / "log").stat().st_size
+    server.printed()  # Ray's line on the replica that was killed
     with ThreadPoolExecutor(4) as pool:
         held = [pool.submit(server.ask, {"inputs": [RECORD] * 800}) for _ in range(4)]
         time.sleep(0.15)
-        server.process.send_signal(signal.SIGTERM)
+        os.killpg(server.process.pid, signal.SIGINT)  # as a terminal does
         statuses = [one.result(60)[0] for one in held]
     assert set(statuses) <= {200, 429, 503}
     assert 200 in statuses
-    assert server.process.wait(60) == 128 + signal.SIGTERM
+    assert server.process.wait(60) == 128 + signal.SIGINT
+    assert not server.printed()
+    lines = (server.folder / "log").read_text()[logged:].splitlines()
+    strange = [line for line in lines if not line[10:].startswith(("replica ", "SIGINT: no new requests"))]
+    assert not strange
     assert not any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in replicas)
 
 
@@ -191,6 +233,7 @@ def test_sigterm_answers_what_is_held_and_ends_the_replicas(server):
         (["toy", "--p99-ms", "20", "--criterion", "pcee"], "has no curve of it"),
         (["toy", "--threshold", "5"], "threshold"),
         (["toy", "--replicas", "2", "--max-replicas", "1"], "--max-replicas 1"),
+        (["models:/toy@champion", "--address", "auto"], "with --address: its replicas may be on other machines"),
         (["toy", "--host", "192.0.2.1"], "can't listen on 192.0.2.1:8000"),
     ],
 )
@@ -249,6 +292,33 @@ def test_a_model_of_mlflow_is_downloaded_and_one_that_is_not_exported_refused(tm
     ):
         pass
     assert len(downloads) == 2
+
+
+@pytest.mark.parametrize(
+    ("soft", "hard", "raised", "connections"),
+    [
+        (1024, 20_000, 12_256, 12_000),
+        (1024, 4096, 4096, 3840),
+        (20_000, 20_000, None, 12_000),
+        (1024, -1, 12_256, 12_000),
+    ],
+)
+def test_the_limit_of_open_files_is_raised_for_connections_as_far_as_it_may(
+    soft, hard, raised, connections, monkeypatch
+):
+    limits = []
+    monkeypatch.setattr("resource.getrlimit", lambda _: (soft, hard))
+    monkeypatch.setattr("resource.setrlimit", lambda _, values: limits.append(values))
+    assert possible_connections(12_000) == connections
+    assert limits == ([] if raised is None else [(raised, hard)])
+
+
+def test_servers_of_a_cluster_have_names_of_their_own(tmp_path):
+    options = ServerOptions(tmp_path, address="auto")
+    replica = ReplicaOptions(str(tmp_path), 1, None, None, options.limits, "127.0.0.1", 1, "token")
+    first, second = (_RayThread(options, replica)._name for _ in range(2))
+    assert first != second
+    assert first.startswith("leebert-")
 
 
 def test_an_altered_folder_is_refused(tmp_path):

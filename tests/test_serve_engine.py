@@ -9,13 +9,16 @@ import time
 from types import SimpleNamespace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tune.serve.control import OperatingPoint, Target
-from tune.serve.engine import Engine, Row, form_batch
+from tune.serve.engine import Engine
 from tune.serve.front import Front
 from tune.serve.metrics import Metrics
+from tune.serve.queue import TURNS, Job, Queue, Row, batch_size, form_batch
 from tune.serve.requests import Limits, Refusal
-from tune.serve.wire import Frames
+from tune.serve.wire import HEADER, HELLO, LONGEST_GREETING, Frames
 from tune.serve.worker import Worker
 
 POINTS = (OperatingPoint(0.1, 0.9, 1.0, 10.0), OperatingPoint(0.6, 0.89, 2.0, 5.0))
@@ -52,8 +55,9 @@ class Model:
 
 
 @contextlib.contextmanager
-def engine_of(model, target=None, **limits):
-    engine = Engine(model, POINTS, target, Limits(**limits), Metrics())
+def engine_of(model, target=None, fixed=100.0, **limits):
+    """An engine; by default a batch takes about as long as one row, so that it takes whatever waits."""
+    engine = Engine(model, POINTS, target, Limits(**limits), Metrics(), fixed)
     try:
         yield engine
     finally:
@@ -118,23 +122,80 @@ def test_a_batch_is_the_oldest_row_and_later_ones_of_similar_length():
     assert [place for _, place in form_batch(queue, 1)] == [1]
 
 
-def test_a_request_of_many_rows_does_not_hold_up_others():
-    many, one = (SimpleNamespace(exits=None, rows=rows(*"a" * n)) for n in (100, 1))
-    queue = collections.deque([*((many, place) for place in range(100)), (one, 0)])
-    order = [job for _ in range(4) for job, _ in form_batch(queue, 8)]
-    assert order.index(one) == 8
-    assert len(queue) == 101 - len(order)
-    assert sorted(place for job, place in queue if job is many) == list(range(31, 100))
+@given(st.integers(1, 10_000), st.floats(0, 8))
+def test_the_size_of_a_batch_gives_what_waits_the_least_mean_delay(waiting, fixed):
+    def delay(size):
+        return (fixed + size) * (waiting / size + 1) / 2
+
+    size = batch_size(waiting, fixed)
+    assert delay(size) <= min(delay(size + 1), delay(max(1, size - 1))) * 1.05
 
 
-def test_a_request_of_many_rows_does_not_make_the_server_refuse_others():
+@given(st.lists(st.tuples(st.booleans(), st.integers(1, 60)), min_size=1, max_size=20), st.integers(1, 9))
+def test_large_requests_get_a_fifth_of_the_rows_while_ordinary_ones_wait_and_all_are_taken_once(requests, most):
+    queue = Queue()
+    jobs = [Job(rows(*("a" * n for n in range(1, size + 1))), None, None, 0.0, large) for large, size in requests]
+    for job in jobs:
+        queue.add(job)
+    assert len(queue) == sum(size for _, size in requests)
+    taken = collections.Counter()
+    ordinary = since = 0
+    while queue:
+        both = queue.ordinary and queue.large
+        batch = queue.take(most, most)
+        assert 1 <= len(batch) <= most
+        taken.update((jobs.index(job), place) for job, place in batch)
+        since = 0 if batch[0][0].large else since + len(batch)
+        ordinary = ordinary + 1 if both and not batch[0][0].large else 0
+        assert not both or since < TURNS * most + most
+        assert ordinary <= TURNS * most
+    assert set(taken.values()) == {1}
+    assert len(taken) == sum(size for _, size in requests)
+
+
+def test_large_requests_take_turns_and_the_rows_of_one_that_is_dropped_go():
+    queue = Queue()
+    first, second = (Job(rows(*"a" * n), None, None, 0.0, True) for n in (100, 40))
+    queue.add(first)
+    queue.add(second)
+    assert [queue.take(8, 4)[0][0] for _ in range(4)] == [first, second, first, second]
+    queue.drop(first)
+    assert (len(queue), queue.large_requests) == (32, 1)
+
+
+def test_a_large_request_neither_holds_up_others_nor_makes_the_server_faster():
     async def run():
         model = Model()
-        with engine_of(model, Target(20, 1), waiting=500, wait_ms=100) as engine:
+        with engine_of(model, Target(200, 1), waiting=500, wait_ms=100) as engine:
             model.go.clear()
             held = [engine.submit(rows("a"), None)]
             await until(lambda: not engine._queue)
-            held += [engine.submit(rows(*"b" * 400), None), engine.submit(rows("c"), None)]
+            held.append(engine.submit(rows(*"b" * 400), None))
+            held += [engine.submit(rows("c"), None) for _ in range(3)]
+            engine.tick()
+            model.go.set()
+            await asyncio.gather(*held)
+            engine.tick()
+            assert engine.controller.changes == 0
+        batches = [texts for texts, _ in model.batches]
+        assert batches[:2] == [["a"], ["c"] * 3]
+        assert sum(len(texts) for texts in batches[2:]) == 400
+        assert {exits for _, exits in model.batches} == {("own", 0.1)}
+
+    asyncio.run(run())
+
+
+def test_large_requests_that_wait_fill_their_own_share_of_the_queue_only():
+    async def run():
+        model = Model()
+        with engine_of(model, Target(20, 1), waiting=500) as engine:
+            model.go.clear()
+            held = [engine.submit(rows("a"), None)]
+            await until(lambda: not engine._queue)
+            held.append(engine.submit(rows(*"b" * 400), None))
+            with pytest.raises(Refusal, match="400 waiting texts of large requests"):
+                engine.submit(rows(*"b" * 101), None)
+            held.append(engine.submit(rows("c"), None))
             model.go.set()
             await asyncio.gather(*held)
 
@@ -328,6 +389,26 @@ def test_paths_methods_sizes_and_types_are_refused_before_a_replica_hears_of_the
     in_front(test, body_bytes=1000)
 
 
+def test_a_connection_whose_body_was_not_read_is_closed_and_others_are_kept(monkeypatch):
+    async def test(served):
+        length = {"content-length": str(len(BODY))}
+        for bytes_held, expected in ((0, 429), (len(BODY), 200)):
+            monkeypatch.setattr("tune.serve.front.MOST_BYTES", bytes_held)
+            for body in (BODY, [BODY[:9], BODY[9:]]):
+                status, headers, _ = await served.ask(body, headers=length)
+                assert (status, headers.get("connection")) == (expected, "close" if expected == 429 else None)
+        monkeypatch.setattr("tune.serve.front.MOST_BYTES", 100 * len(BODY))
+        served.model.go.clear()
+        held = [asyncio.ensure_future(served.ask(BODY)) for _ in range(4)]
+        await until(lambda: any(one.done() for one in held))
+        refused = next(one.result() for one in held if one.done())
+        assert (refused[0], refused[1].get("connection")) == (429, None), "the replica's queue is full"
+        served.model.go.set()
+        await asyncio.gather(*held)
+
+    in_front(test, waiting=2)
+
+
 def test_a_client_that_goes_takes_its_waiting_texts_along():
     async def test(served):
         served.model.go.clear()
@@ -401,17 +482,43 @@ def test_a_front_that_drains_refuses_new_requests_and_answers_those_it_holds():
     in_front(test)
 
 
-def test_a_stranger_on_the_replicas_port_is_not_heard():
+def test_a_stranger_on_the_replicas_port_is_not_heard(monkeypatch):
+    """Nor kept: wrong tokens, and silence."""
+    monkeypatch.setattr("tune.serve.front.GREETING_S", 0.1)
+
     async def test(served):
-        loop = asyncio.get_running_loop()
-        lost = []
-        for payload in (b'{"token": "wrong"}', b"[]", b"no json", b"\xff"):
-            _, frames = await loop.create_connection(
-                lambda: Frames(lambda *_: None, lost.append), "127.0.0.1", served.port
-            )
-            frames.send(1, 0, payload)
-        await until(lambda: len(lost) == 4)
+        loop, lost = asyncio.get_running_loop(), []
+
+        async def stranger():
+            return (
+                await loop.create_connection(lambda: Frames(lambda *_: None, lost.append), "127.0.0.1", served.port)
+            )[1]
+
+        greetings = (
+            b'{"token": "wrong"}',
+            '{"token": "t\u00f6ken"}'.encode(),
+            b'{"token": "\\ud800"}',
+            b'{"token": 1}',
+        )
+        for payload in (*greetings, b"[]", b"no json", b"\xff"):
+            (await stranger()).send(HELLO, 0, payload)
+        await until(lambda: len(lost) == 7)
+        await stranger()
+        await until(lambda: len(lost) == 8)
         assert len(served.front.replicas) == 1
+        assert (await served.ask(BODY))[0] == 200
+
+    in_front(test)
+
+
+def test_a_stranger_that_announces_more_than_a_greeting_is_cut_off_before_it_sends_it():
+    async def test(served):
+        frames, closed = served.front.accept(), []
+        frames._transport = SimpleNamespace(close=lambda: closed.append(True))
+        frames.data_received(HEADER.pack(LONGEST_GREETING, HELLO, 0))
+        assert not closed
+        frames.data_received(bytes(LONGEST_GREETING) + HEADER.pack(LONGEST_GREETING + 1, HELLO, 0))
+        assert len(closed) == 2, "once for its token, once for its length"
 
     in_front(test)
 

@@ -465,7 +465,7 @@ def test_many_values_are_split_below_the_limits_of_a_request(sweep: Sweep) -> No
     events = [SweepStarted(many), ConfigStarted("c", 0, {"algorithm": "mine"}), ConfigEnded("c", "complete", {}, depth)]
     sweep.send(events)
     assert len(sweep.runs()[sweep.name].data.params) == 150
-    assert len(sweep.history("mine 00 · c", "depth/omega_ce")) == 900
+    assert len(sweep.history("mine 00", "depth/omega_ce")) == 900
 
 
 @pytest.fixture

@@ -90,7 +90,9 @@ def test_the_caption_names_the_band_of_each_curve(result):
     assert curves_caption(verdict).endswith("Band: 95 % CI over 6 runs.")
     few = dataclasses.replace(verdict.curves["b"], band="range", runs=3)
     mixed = dataclasses.replace(verdict, curves={**verdict.curves, "b": few})
-    assert curves_caption(mixed).endswith("Bands: CLO-v2, 95 % CI over 6 runs; BLO, range over 3 runs.")
+    assert curves_caption(mixed).endswith(
+        "Bands: CLO-v2, 95 % CI over 6 runs; BLO, none, 3 runs are too few for an interval."
+    )
     assert curves_caption(mixed, ["difference"]).endswith("Band: 95 % CI over 6 runs.")
 
 

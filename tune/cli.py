@@ -498,15 +498,16 @@ def best(
 
     Exit code 1 if a sweep or task has no best configuration; the other files are still written.
     """
-    from tune.analysis.tradeoff import RankingObjective
-    from tune.store.folder import SweepFolder
+    with live.display(LOADING):
+        from tune.analysis.tradeoff import RankingObjective
+        from tune.store.folder import SweepFolder
 
-    folders = [SweepFolder.find(name, storage) for name in names]
-    aim = RankingObjective.of(objective, criterion, patience)
-    with live.display("reading the sweeps"):
+        folders = [SweepFolder.find(name, storage) for name in names]
+        aim = RankingObjective.of(objective, criterion, patience)
         from tune.analysis.choose import choose_each
         from tune.models.write_best import print_best, write_best
 
+        live.phase("reading the sweeps")
         choices, errors = choose_each(folders, aim, front=pareto, timed=milliseconds, anyway=anyway)
         written = [(choice, *write_best(choice, out)) for choice in choices]
     if json_ and written:
@@ -670,12 +671,13 @@ def rebuild_mlflow(
     json_: Json = False,
 ) -> None:
     """Write the missing part of a sweep to MLflow: everything on a new server, missing events after an outage."""
-    from tune.analysis.overview import print_views
-    from tune.store.folder import SweepFolder
-    from tune.tracking.rebuild import rebuild
+    with live.display(LOADING):
+        from tune.analysis.overview import print_views
+        from tune.store.folder import SweepFolder
+        from tune.tracking.rebuild import rebuild
 
-    folder = SweepFolder.find(name, storage)
-    with live.display("comparing MLflow with the sweep's ledger"):
+        folder = SweepFolder.find(name, storage)
+        live.phase("comparing MLflow with the sweep's ledger")
         rebuilt = rebuild(folder, tracking_uri=tracking_uri, experiment=experiment)
     if json_:
         console.emit_json(rebuilt)
@@ -708,12 +710,13 @@ def views(
     json_: Json = False,
 ) -> None:
     """Write the sweep's saved views to MLflow from its current results, and print their addresses."""
-    from tune.analysis.overview import print_views
-    from tune.store.folder import SweepFolder
-    from tune.tracking.publish import show
+    with live.display(LOADING):
+        from tune.analysis.overview import print_views
+        from tune.store.folder import SweepFolder
+        from tune.tracking.publish import show
 
-    folder = SweepFolder.find(name, storage)
-    with live.display("comparing the methods, and writing the views to MLflow"):
+        folder = SweepFolder.find(name, storage)
+        live.phase("comparing the methods, and writing the views to MLflow")
         published = show(folder, tracking_uri=tracking_uri, experiment=experiment)
     if json_:
         console.emit_json(published)
@@ -754,16 +757,17 @@ def compare(
     json_: Json = False,
 ) -> None:
     """Compare two methods, or two values of another option: A minus B, paired by configuration, seed and fold."""
-    from tune.analysis.compare_sweeps import across, at_speed_ups, compare_sweeps
-    from tune.analysis.compare_text import print_comparisons
-    from tune.analysis.verdict import choose_sides
-    from tune.store.folder import SweepFolder
+    with live.display(LOADING):
+        from tune.analysis.compare_sweeps import across, at_speed_ups, compare_sweeps
+        from tune.analysis.compare_text import print_comparisons
+        from tune.analysis.verdict import choose_sides
+        from tune.store.folder import SweepFolder
 
-    objectives = at_speed_ups(speed_up or (), criterion, patience)
-    picked = _picked(where or [])
-    folders = [SweepFolder.find(name, storage) for name in names]
-    sides, difference = choose_sides(folders, _option(option), a, b), _difference(power)
-    with live.display("reading the ledger"):
+        objectives = at_speed_ups(speed_up or (), criterion, patience)
+        picked = _picked(where or [])
+        folders = [SweepFolder.find(name, storage) for name in names]
+        sides, difference = choose_sides(folders, _option(option), a, b), _difference(power)
+        live.phase("reading the ledger")
         comparisons = compare_sweeps(
             folders,
             *sides,
@@ -835,13 +839,14 @@ def report(
     storage: Storage = None,
 ) -> None:
     """Write an HTML report of a sweep and log it to MLflow: space, best, front, importance, comparisons, failures."""
-    from tune.store.folder import SweepFolder
+    with live.display(LOADING):
+        from tune.store.folder import SweepFolder
 
-    folder = SweepFolder.find(name, storage)
-    with live.display("reading the ledger"):
+        folder = SweepFolder.find(name, storage)
         from tune.analysis.report import sweep_page
         from tune.tracking.artifacts import deliver
 
+        live.phase("reading the ledger")
         page, path = sweep_page(folder), out or folder.path / "report.html"
         live.phase("logging the page to MLflow")
         written = deliver(page, path, [folder], tracking_uri=tracking_uri, experiment=experiment)
@@ -1074,10 +1079,11 @@ def load(
 
 def main() -> None:
     """Run the console script."""
-    try:
-        console.run(app, timestamps=True, extra="sweep")
-    finally:
-        _stop_ray()
+    with console.quick_end():
+        try:
+            console.run(app, timestamps=True, extra="sweep")
+        finally:
+            _stop_ray()
 
 
 def _stop_ray() -> None:

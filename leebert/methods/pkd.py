@@ -39,8 +39,8 @@ METHOD = Method(
     group="static",
     source="Sun et al., EMNLP 2019",
     trains=(
-        "fine-tuning; then a student, initialised from the first layers, which also matches the teacher's hidden states "
-        "at evenly spaced layers"
+        "fine-tuning; then a student, initialised from the first layers of its teacher, the fine-tuned model; the student also "
+        "matches the teacher's hidden states at evenly spaced layers"
     ),
     exits="never",
     cost="1, then 1/3 + `keep`",

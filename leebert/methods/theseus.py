@@ -67,8 +67,8 @@ METHOD = Method(
     group="static",
     source="Xu et al., EMNLP 2020",
     trains=(
-        "fine-tuning; then copies of the first layers (successors): with a probability that rises to 1, each runs "
-        "in place of its group of original layers; then the successors alone"
+        "fine-tuning; then copies of the first layers (*successors*), each of which replaces a group of original layers "
+        "with a probability that rises to 1; then the successors alone"
     ),
     exits="never",
     cost="1, then up to 2/3, then `keep`",

@@ -36,7 +36,7 @@ METHOD = Method(
     label="Uncertainty",
     group="learned weights",
     source="Kendall et al., CVPR 2018",
-    trains="θ and ω on the same batches; a term −½·log w keeps weights w above 0",
+    trains="θ and ω on the same batches; a term −½·log w for each weight w in ω keeps it above 0",
     exits="patience",
     cost="1",
     differs=f"published for tasks, not exits, with w = exp(−s); here w is that of the parametrisation; {OMEGA_OPEN}",

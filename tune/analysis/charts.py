@@ -14,12 +14,18 @@ from tune.analysis.html import Chart
 #: The start of all loss weights: the middle of a heat map's colours.
 START = 1.0
 
-#: The smallest distance between the middle and the ends of a heat map's colours. A weight that moves by less than a tenth of it
+#: The smallest distance between the middle and either end of a heat map's colours. A weight that moves by less than a tenth of it
 #: (`leebert.omega.MOVED`) has practically the colour of the start, so that noise does not look like structure.
 WEIGHT_RANGE = 0.5
 
 #: Below the start blue, above it orange.
-_DIVERGING = [[0, "#1b5fa6"], [0.25, "#86b3dd"], [0.5, "#f3f3f0"], [0.75, "#f0ae6c"], [1, "#b8560b"]]
+_DIVERGING: list[tuple[float, str]] = [
+    (0, "#1b5fa6"),
+    (0.25, "#86b3dd"),
+    (0.5, "#f3f3f0"),
+    (0.75, "#f0ae6c"),
+    (1, "#b8560b"),
+]
 
 _SYMBOLS = {"o": "circle", "s": "square", "^": "triangle-up", "D": "diamond", "v": "triangle-down"}
 _DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
@@ -110,18 +116,21 @@ def patience(curves: Mapping[str, Sequence[tuple[int, float, float]]], colours: 
     return charts[0], charts[1]
 
 
-def heat_map(title: str, weights: np.ndarray, reach: float) -> Chart:
+def heat_map(title: str, weights: np.ndarray, low: float, high: float) -> Chart:
     """Draw an (exits, epochs) map of loss weights, with their start in the middle of the colours.
 
     Args:
         title: Title of the chart.
         weights: (exits, epochs) weights.
-        reach: Distance between the middle and the ends of the colours (:func:`weight_reach`).
+        low: Weight at the lower end of the colours (:func:`weight_range`).
+        high: Weight at the upper end.
     """
     exits, epochs = weights.shape
+    start = (START - low) / (high - low)
+    scale = [[round(2 * at * start if at <= 0.5 else start + (2 * at - 1) * (1 - start), 6), c] for at, c in _DIVERGING]
     trace = {
         "type": "heatmap", "z": [_plain(row) for row in weights], "x": list(range(1, epochs + 1)),
-        "y": list(range(1, exits + 1)), "zmin": START - reach, "zmax": START + reach, "colorscale": _DIVERGING,
+        "y": list(range(1, exits + 1)), "zmin": low, "zmax": high, "colorscale": scale,
         "colorbar": {"title": {"text": "weight"}, "thickness": 14, "outlinewidth": 0},
         "hovertemplate": "exit %{y}, epoch %{x}: %{z:.3f}<extra></extra>", "xgap": 1, "ygap": 1,
     }  # fmt: skip
@@ -132,9 +141,11 @@ def heat_map(title: str, weights: np.ndarray, reach: float) -> Chart:
     )  # fmt: skip
 
 
-def weight_reach(maps: Sequence[np.ndarray]) -> float:
-    """Return half the range of the colours of all heat maps of a page: at least :data:`WEIGHT_RANGE`."""
-    return max(WEIGHT_RANGE, *(float(np.abs(weights - START).max()) for weights in maps))
+def weight_range(maps: Sequence[np.ndarray]) -> tuple[float, float]:
+    """Return the ends of the colours of all heat maps of a page, each at least :data:`WEIGHT_RANGE` from the start."""
+    low = min(float(weights.min()) for weights in maps)
+    high = max(float(weights.max()) for weights in maps)
+    return min(START - WEIGHT_RANGE, low), max(START + WEIGHT_RANGE, high)
 
 
 def learning(curves: Sequence[tuple[str, str, str, Sequence[float], bool]]) -> Chart:
@@ -188,7 +199,7 @@ def front(
     """
     data = []
     named: set[str] = set()
-    faint = "90" if len(curves) <= 20 else "50"
+    faint = "ff" if len(curves) <= 8 else "90" if len(curves) <= 20 else "50"
     for method, colour, words, layers, scores in curves:
         line = _line(method, _plain(layers), _plain(scores), colour, 0)
         line |= {"mode": "lines", "line": {"color": f"{colour}{faint}", "width": 1.2}, "legendgroup": method}
@@ -242,7 +253,9 @@ def chart(
     lines = max((str(trace.get("name", "")).count("<br>") + 1 for trace in data), default=1)
     below = 26 * lines * -(-shown // 3) if shown > 1 else 0
     heading = wrapped(title, _TITLE) if title else ""
-    top = 30 + 20 * heading.count("<br>") if title else 0
+    more = heading.count("<br>")
+    top = 30 + 20 * more if title else 0
+    total = height + below + 20 * more
     layout: dict[str, Any] = {
         "xaxis": {"title": {"text": x}, **(xaxis or {})},
         "yaxis": {"title": {"text": y}, **(yaxis or {})},
@@ -257,10 +270,10 @@ def chart(
             "font": {"size": 15},
             "x": 0,
             "xref": "paper",
-            "y": 0.98,
+            "y": 0.98 - 20 * more / total,  # plotly puts the last line there
             "yanchor": "top",
         }
-    return Chart(data, layout, height + below + max(0, top - 30))
+    return Chart(data, layout, total)
 
 
 def _plain(values: Any) -> list[float | None]:

@@ -76,12 +76,14 @@ def _by_exit(page: HtmlPage, result: OnSweep, prefix: str) -> None:
     """Add the scores of both sides by exit, a chart for each combination of the options that only one side has."""
     history = result.pool.state.history()
     page.heading(f"{prefix}Score by exit")
-    panels = {f"{line.a} and {line.b}": figures.depth_bands(line, history) for line in result.scores.lines}
+    interval = result.pool.score_interval
+    panels = {f"{line.a} and {line.b}": figures.depth_bands(line, history, interval) for line in result.scores.lines}
     panels = {title: curves for title, curves in panels.items() if curves}
     if not panels:
         page.text("The scores of the exits are not recorded.")
         return
-    caption = "Score of each exit at the best epoch, averaged over the compared pairs: mean and range over runs."
+    words = figures.band_in_words(min(len(line.cells) for line in result.scores.lines))
+    caption = f"Score of each exit at the best epoch, averaged over the compared pairs: {words}."
     span = charts.common_span([curve for curves in panels.values() for curve in curves.values()])
     tints, alone = colours(result.verdict), len(panels) == 1
     page.figure(
@@ -147,11 +149,12 @@ def draw_best(
     if not maps:
         page.text("No learned weights are recorded.")
         return
-    reach = charts.weight_reach([weights for _, weights in maps])
-    page.figure(*((charts.heat_map(title, weights, reach), "") for title, weights in maps))
+    low, high = charts.weight_range([weights for _, weights in maps])
+    page.figure(*((charts.heat_map(title, weights, low, high), "") for title, weights in maps))
     page.text(
         "Loss weights ω of the same configurations by exit and epoch, means over runs up to the end of the shortest run. "
-        f"All weights start at 1, the middle of the colours; all maps have the range {1 - reach:.2g} to {1 + reach:.2g}."
+        "Distillation: mean over the terms in which the exit is a student. "
+        f"All weights start at 1, the middle of the colours; all maps have the range {low:.2g} to {high:.2g}."
     )
 
 

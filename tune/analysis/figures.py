@@ -19,6 +19,7 @@ from leebert.exits import DEFAULT
 from leebert.tradeoff import tradeoff
 from tune.analysis.compare import PairedComparison
 from tune.analysis.labels import algorithm_colour
+from tune.analysis.stats import USEFUL, Interval
 from tune.store.held_out import cell_logits
 from tune.store.history import Configuration, History
 from tune.store.ledger import LedgerRecord, SweepState
@@ -75,8 +76,8 @@ def bands(panels: Mapping[str, Mapping[str, Band]], x: str, y: str, colours: Seq
 # The numbers.
 
 
-#: The names of ω's terms in the paper.
-TERMS = {"ce": "cross-entropy of the exit", "kd": "mean over terms in which the exit is a student"}
+#: The names of ω's terms.
+TERMS = {"ce": "cross-entropy", "kd": "distillation"}
 
 #: Teacher set → number of teachers of each of M exits (:data:`leebert.losses.TEACHERS` without torch).
 TEACHERS: Mapping[str, Callable[[int], np.ndarray]] = {
@@ -87,17 +88,37 @@ TEACHERS: Mapping[str, Callable[[int], np.ndarray]] = {
 }
 
 
-def band_of(scores: np.ndarray) -> Band:
-    """Return each exit's mean, lowest and highest value over runs, in per cent, from (runs, exits) fractions."""
-    points = 100 * scores
-    return np.arange(1, points.shape[1] + 1), points.mean(axis=0), points.min(axis=0), points.max(axis=0)
+def band_of(scores: np.ndarray, interval: Callable[[Sequence[float]], Interval]) -> Band:
+    """Return each exit's mean and interval over runs, in per cent; the mean for its ends with too few runs for an interval.
+
+    Args:
+        scores: (runs, exits) scores, fractions.
+        interval: Computes the interval of (runs,) scores.
+    """
+    intervals = [interval(column.tolist()) for column in scores.T]
+    ends = [(i.mean, i.low, i.high) if i.useful else (i.mean, i.mean, i.mean) for i in intervals]
+    mean, low, high = 100 * np.array(ends).reshape(-1, 3).T
+    return np.arange(1, len(mean) + 1), mean, low, high
 
 
-def depth_bands(line: PairedComparison, history: History) -> dict[str, Band]:
-    """Return A's and B's score by exit over the runs that a comparison counts; empty without recorded exits."""
+def band_in_words(runs: int) -> str:
+    """Return what the bands of :func:`band_of` are."""
+    return "mean and 95 % CI over runs" if runs >= USEFUL else "mean over runs, too few for an interval"
+
+
+def depth_bands(
+    line: PairedComparison, history: History, interval: Callable[[Sequence[float]], Interval]
+) -> dict[str, Band]:
+    """Return A's and B's score by exit over the runs that a comparison counts; empty without recorded exits.
+
+    Args:
+        line: The comparison.
+        history: The sweep's configurations.
+        interval: Computes the interval of (runs,) scores.
+    """
     by_id = {c.id: c for c in history}
     sides = [exit_scores([by_id[pair[i]] for pair in line.paired], line.cells) for i in (0, 1)]
-    return {name: band_of(s) for name, s in zip((line.a, line.b), sides, strict=True) if s.size}
+    return {name: band_of(s, interval) for name, s in zip((line.a, line.b), sides, strict=True) if s.size}
 
 
 def patience_points(folder: Path, state: SweepState, c: Configuration, metric: str) -> list[tuple[int, float, float]]:

@@ -75,12 +75,11 @@ def verdict_picture(verdict: Verdict) -> bytes:
 
 
 def curves_picture(verdict: Verdict) -> bytes:
-    """Draw the score of both sides against layer speed-up, with their bands."""
+    """Draw the score of both sides against layer speed-up, with their intervals."""
     first = verdict.curves["a"]
-    band = "95 % CI" if first.band == "interval" else "range"
-    figure, axes = _square(
-        f"Score against layer speed-up under {verdict.criterion}; band: {band} over {first.runs} runs"
-    )
+    runs = f"{first.runs} run{'' if first.runs == 1 else 's'}"
+    words = f"band: 95 % CI over {runs}" if first.band == "interval" else f"mean over {runs}, too few for an interval"
+    figure, axes = _square(f"Score against layer speed-up under {verdict.criterion}; {words}")
     for i, (side, key) in enumerate(((verdict.a, "a"), (verdict.b, "b"))):
         _curve(axes, side.name, verdict.curves[key], colour(str(side.value), i))
     most = max(max(verdict.curves[key].speed_ups) for key in ("a", "b"))
@@ -191,7 +190,8 @@ def _forest(axes: Axes, rows: Sequence[Row]) -> None:
 def _curve(axes: Axes, name: str, curve: ScoreCurve, tint: str) -> None:
     score, low, high = ([100 * v for v in values] for values in (curve.scores, curve.low, curve.high))
     axes.plot(curve.speed_ups, score, color=tint, lw=1.8, label=_lines(name, 28))
-    axes.fill_between(curve.speed_ups, low, high, color=tint, alpha=0.15, lw=0)
+    if curve.band == "interval":
+        axes.fill_between(curve.speed_ups, low, high, color=tint, alpha=0.15, lw=0)
 
 
 def _png(figure: Figure) -> bytes:

@@ -225,11 +225,13 @@ def _by_algorithm(page: HtmlPage, pool: SweepPool) -> None:
     page.heading("Exits of each method")
     table = _exits(groups, pool)
     if len(table) > 1:
-        bands = {name: figures.band_of(exit_scores(side, cells_of(side))) for name, side in groups.items()}
+        scores = {name: exit_scores(side, cells_of(side)) for name, side in groups.items()}
+        bands = {name: figures.band_of(of, pool.score_interval) for name, of in scores.items()}
+        words = figures.band_in_words(min(len(cells_of(side)) for side in groups.values()))
         page.figure(
             (
                 charts.bands(bands, "exit layer", "validation score (%)", colours),
-                "Score of each exit at the best epoch, averaged over completed configurations: mean and range over runs.",
+                f"Score of each exit at the best epoch, averaged over completed configurations: {words}.",
             )
         )
         page.table(table)

@@ -96,7 +96,9 @@ class OmegaMoves:
 
     def in_words(self) -> str:
         """Return the optimiser of ω and whether ω moved."""
-        by = ", ".join("own update of ω" if one == "own" else f"omega_optimizer {one}" for one in self.optimizers)
+        chosen = " or ".join(one for one in self.optimizers if one != "own")
+        own = ["own update of ω"] if "own" in self.optimizers else []
+        by = ", ".join([*own, *([f"omega_optimizer {chosen}"] if chosen else [])])
         if self.moved is None or self.most is None:
             return f"{by}, movement of ω not recorded"
         if not self.moved:

@@ -487,8 +487,7 @@ def choose_sides(
     if a is not None and b is not None:
         return a, b
     values = list(dict.fromkeys(str(value) for folder in folders for value in _listed(spec_of(folder), option)))
-    preferred = [value for value in PREFERRED if value in values] if option == "algorithm" else []
-    ordered = preferred + [v for v in values if v not in preferred] if len(preferred) == 2 or a or b else values
+    ordered = preferred_first(values, always=bool(a or b)) if option == "algorithm" else values
     named = a if a is not None else b
     free = iter([v for v in ordered if named is None or not matches(named, v)])
     first, second = a if a is not None else next(free, None), b if b is not None else next(free, None)
@@ -497,6 +496,18 @@ def choose_sides(
         other = "compare the values of another option by --option, or name" if len(values) == 1 else "name"
         raise ConfigError(f"{option}: the sweep has {listed}; {other} two values by --a and --b")
     return first, second
+
+
+def preferred_first(methods: Sequence[str], *, always: bool = False) -> list[str]:
+    """Return methods in the order in which they are chosen as sides of a verdict.
+
+    Args:
+        methods: The methods, as the sweeps list them.
+        always: Whether one of :data:`PREFERRED` comes first even if the other is missing.
+    """
+    preferred = [method for method in PREFERRED if method in methods]
+    both = len(preferred) == len(PREFERRED)
+    return [*preferred, *(m for m in methods if m not in preferred)] if both or always else list(methods)
 
 
 def _listed(spec: SweepSpec, option: str) -> Sequence[Any]:

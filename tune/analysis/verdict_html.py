@@ -56,7 +56,9 @@ def curves_caption(verdict: Verdict, names: Sequence[str] = ("a", "b")) -> str:
 
 
 def _band(curve: ScoreCurve) -> str:
-    return f"95 % CI over {curve.runs} runs" if curve.band == "interval" else f"range over {_runs(curve.runs)}"
+    if curve.band == "interval":
+        return f"95 % CI over {curve.runs} runs"
+    return f"none, {_runs(curve.runs)} {'is' if curve.runs == 1 else 'are'} too few for an interval"
 
 
 def _runs(n: int) -> str:
@@ -77,8 +79,8 @@ def forest(verdict: Verdict) -> Chart:
     reach = 1.12 * max(abs(end) for end in (*ends, 0.1))
     where = {"xref": "paper", "yref": "paper", "y": 1.0, "yanchor": "bottom", "showarrow": False, "font": {"size": 13}}
     titles: list[dict[str, Any]] = [
-        {**where, "x": 0, "xanchor": "left", "text": f"◂ {wrapped(verdict.b.name, 22)} better"},
-        {**where, "x": 1, "xanchor": "right", "text": f"{wrapped(verdict.a.name, 22)} better ▸"},
+        {**where, "x": 0, "xanchor": "left", "text": wrapped(f"◂ {verdict.b.name} better", 20)},
+        {**where, "x": 1, "xanchor": "right", "text": wrapped(f"{verdict.a.name} better ▸", 20)},
     ]
     lines = max(title["text"].count("<br>") for title in titles)
     result = chart(
@@ -148,7 +150,8 @@ def difference_curve(verdict: Verdict) -> Chart:
 def _against_speed_up(curves: dict[str, ScoreCurve], tints: Sequence[str], y: str, *, zero: bool = False) -> Chart:
     data: list[dict[str, Any]] = []
     for i, ((name, curve), tint) in enumerate(zip(curves.items(), tints, strict=True)):
-        mean, low, high = ([100 * v for v in line] for line in (curve.scores, curve.low, curve.high))
+        ends = (curve.low, curve.high) if curve.band == "interval" else (curve.scores, curve.scores)
+        mean, low, high = ([100 * v for v in line] for line in (curve.scores, *ends))
         data += banded(name, curve.speed_ups, mean, low, high, tint, i)
     most = max(max(curve.speed_ups) for curve in curves.values())
     ticks = [tick for tick in SPEED_UPS if tick <= 1.02 * most]

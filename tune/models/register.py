@@ -346,6 +346,8 @@ def version_description(card: str, run_id: str, experiment_id: str, picked: str)
     link = f"[run](#/experiments/{experiment_id}/runs/{run_id}?workflowType=machine_learning)"
     head = f"{picked}\n\n![Score against mean exit layer](get-artifact?path=exit_curve.png&run_uuid={run_id})"
     body = re.sub(r"\A---\n.*?\n---\n", "", card, flags=re.DOTALL).strip()
+    # MLflow draws the columns of tables without a space between them.
+    body = re.sub(r"^\|(?![-:| ]+$).*$", lambda row: row[0].replace(" |", "\u00a0\u00a0 |"), body, flags=re.MULTILINE)
     sections = [body] if not body else re.split(r"\n\n(?=## )", body)
     # What a reader of a registry asks for first.
     sections.sort(key=lambda section: 2 if section.startswith("## Use") else 1)
@@ -546,7 +548,13 @@ def _figure(splits: Mapping[str, Any]) -> Any:
         figure.subplots(1, len(splits), squeeze=False)[0], splits.items(), strict=True
     ):
         scores = evaluation["exits"]["score"]
-        axes.plot(range(1, len(scores) + 1), [100 * s for s in scores], "o-", label="one exit for all samples")
+        axes.plot(
+            range(1, len(scores) + 1),
+            [100 * s for s in scores],
+            "o--",
+            color="#555555",
+            label="one exit for all samples",
+        )
         for criterion, curve in evaluation["curves"].items():
             row = CRITERIA.find(criterion)
             layers, score = [p["layers"] for p in curve], [100 * p["measures"]["score"] for p in curve]

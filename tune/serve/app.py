@@ -30,6 +30,12 @@ log = logging.getLogger(__name__)
 #: Prefix of the application's name, and the deployment's name, in Ray Serve.
 APPLICATION, DEPLOYMENT = "leebert", "model"
 
+#: Seconds for which the load must ask for more replicas, or for fewer, before their number changes.
+UPSCALE_S, DOWNSCALE_S = 5.0, 60.0
+
+#: Files that the server has open beside the connections of clients.
+SPARE_FILES = 256
+
 #: Pending connections of the listening sockets.
 BACKLOG = 4096
 
@@ -108,6 +114,8 @@ def serve_model(options: ServerOptions, manifest: Manifest, say: Callable[[str],
     if target is not None:
         _warn_of_target(manifest, target)
     public = listening_socket(options.host, options.port)
+    connections = possible_connections(options.limits.connections)
+    options = dataclasses.replace(options, limits=dataclasses.replace(options.limits, connections=connections))
     import uvloop
 
     about = {
@@ -134,6 +142,34 @@ def _warn_of_target(manifest: Manifest, target: Target) -> None:
             "a text that passes all layers takes %.1f ms on average: the target of %g ms can be missed at any load",
             full, target.p99_ms,
         )  # fmt: skip
+
+
+def possible_connections(wanted: int) -> int:
+    """Raise the limit of open files of this process as far as it may for connections.
+
+    Args:
+        wanted: Number of connections.
+
+    Returns:
+        The number for which the limit leaves files.
+    """
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    unlimited = resource.RLIM_INFINITY
+    needed = wanted + SPARE_FILES
+    if soft == unlimited or soft >= needed:
+        return wanted
+    allowed = needed if hard == unlimited else min(needed, hard)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+    except (OSError, ValueError):
+        allowed = soft
+    if allowed < needed:
+        log.warning(
+            "this machine allows %d open files (ulimit -n): at most %d connections", allowed, allowed - SPARE_FILES
+        )
+    return min(wanted, max(1, allowed - SPARE_FILES))
 
 
 def listening_socket(host: str, port: int) -> socket.socket:
@@ -305,11 +341,9 @@ class _RayThread:
         import ray
         from ray import serve
 
+        # Not `serve.shutdown`: it kills Ray Serve's controller while that ends, and Ray prints a line of it.
         with contextlib.suppress(Exception):
-            if self._options.address is None:
-                serve.shutdown()
-            else:
-                serve.delete(self._name)
+            serve.delete(self._name)
         ray.shutdown()
 
 
@@ -337,8 +371,8 @@ def _application(options: ServerOptions, replica: ReplicaOptions) -> Any:
     if options.max_replicas is not None and options.max_replicas > options.replicas:
         scaling = {
             "autoscaling_config": {
-                "min_replicas": options.replicas, "max_replicas": options.max_replicas, "upscale_delay_s": 5.0,
-                "downscale_delay_s": 60.0, "policy": {"policy_function": replicas_needed},
+                "min_replicas": options.replicas, "max_replicas": options.max_replicas, "upscale_delay_s": UPSCALE_S,
+                "downscale_delay_s": DOWNSCALE_S, "policy": {"policy_function": replicas_needed},
             }
         }  # fmt: skip
     deployment: Any = serve.deployment(

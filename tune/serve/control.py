@@ -14,7 +14,7 @@ from typing import Any
 from leebert.errors import ConfigError
 from leebert.operating_point import check_max_loss
 
-#: Neighbouring points of a ladder differ by at least this share in milliseconds: closer ones gain nothing.
+#: Of points that differ by less than this share in milliseconds, a ladder has only the best one.
 SPACING = 0.05
 
 #: ln 100: the 99th percentile of an exponential distribution, in units of its mean.
@@ -61,13 +61,16 @@ class Settings:
     """Constants of the controller; the defaults are those of docs/decisions/load-control.md.
 
     Attributes:
+        headroom: Share of the target that a replica aims at: it does not see the time of the network and of HTTP.
         rise_s: Time constant of the average of the arrival rate that makes the server faster.
         fall_s: Time constant of the average that lets it become slower again.
+        large_s: Time constant of the average of the rows of large requests.
+        utilisation: Share of the time that ordinary and large requests together may take.
         band: A slower point is taken back only if the arrival rate is below this share of its capacity.
         hold_s: Shortest time between two steps towards the fullest point, each of at most half the way, rounded up; doubles after a
             step that was taken back.
         longest_hold_s: Upper end of that time.
-        backlog: Share of the target that working off the waiting texts may take before the server speeds up at once.
+        backlog: Share of the aim that working off the waiting texts may take before the server speeds up at once.
         variation: Squared coefficient of variation of the time per text, for the prediction.
         longest: Time of a long text that passes all layers, relative to the mean of texts that do.
         caution: Factor on the capacities after a window in which too many requests took too long.
@@ -75,8 +78,11 @@ class Settings:
         judged_s: Time after a change before the latencies of the new point are judged.
     """
 
+    headroom: float = 0.9
     rise_s: float = 0.5
     fall_s: float = 4.0
+    large_s: float = 30.0
+    utilisation: float = 0.9
     band: float = 0.85
     hold_s: float = 3.0
     longest_hold_s: float = 60.0
@@ -94,12 +100,13 @@ class Reading:
 
     Attributes:
         time: Seconds of a monotonic clock.
-        arrived: Texts that arrived.
-        waiting: Texts that wait now.
-        finished: Requests that were answered.
-        slow: Of these, requests that took longer than the target.
+        arrived: Texts of ordinary requests that arrived.
+        waiting: Texts of ordinary requests that wait now.
+        finished: Ordinary requests that were answered.
+        slow: Of these, requests that took longer than the aim (:attr:`Controller.aim_ms`).
         busy_ms: Time that the model ran.
         expected_ms: Time that the same texts take by the curve, at the points that they were given.
+        large: Texts of large requests that arrived: those that no point answers within the target. They wait behind others.
     """
 
     time: float
@@ -109,6 +116,7 @@ class Reading:
     slow: int = 0
     busy_ms: float = 0.0
     expected_ms: float = 0.0
+    large: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,16 +147,18 @@ def ladder(points: Sequence[Any], max_loss: float) -> tuple[OperatingPoint, ...]
         raise ConfigError("the exported model has no curve of score against milliseconds: export it with samples")
     full = points[0]
     rungs: list[OperatingPoint] = []
+    nearest = 0.0  # milliseconds up to which a point replaces the one before
     for point in sorted(points, key=lambda one: (_number(one, "milliseconds"), -_number(one, "score"))):
         if 100 * (full.score - point.score) > max_loss + 1e-9:
             continue
         if rungs and point.score <= rungs[-1].score:
             continue  # slower and no better
         rung = OperatingPoint(point.threshold, point.score, point.speed_up, point.milliseconds)
-        if rungs and point.milliseconds < (1 + SPACING) * rungs[-1].milliseconds:
+        if point.milliseconds >= nearest:
+            rungs.append(rung)
+            nearest = (1 + SPACING) * point.milliseconds
+        elif len(rungs) > 1:  # the fastest one stays: it holds the highest load
             rungs[-1] = rung
-            continue
-        rungs.append(rung)
     return tuple(reversed(rungs))
 
 
@@ -163,7 +173,8 @@ class Controller:
     """Moves along a ladder of operating points as the load grows and falls.
 
     Feed-forward: each point has a capacity, the arrival rate at which the predicted 99th percentile meets the target.
-    The server takes the fullest point whose capacity covers the arrival rate. Feedback: texts that wait make it faster
+    The server takes the fullest point whose capacity covers the arrival rate, and whose throughput covers that of large
+    requests too, over half a minute. Feedback: texts that wait make it faster
     at once, and requests that took too long reduce all capacities. Averages of two time constants, a dead band and
     holding times that double after a step that was taken back keep it from oscillating.
 
@@ -182,7 +193,7 @@ class Controller:
         self.index = 0
         #: Measured milliseconds per text relative to the curve's: batches, another machine, other texts.
         self.pace = 1.0
-        self.rate_fast = self.rate_slow = 0.0
+        self.rate_fast = self.rate_slow = self.rate_large = 0.0
         self.correction = 1.0
         self.changes = 0
         self.last_change: Change | None = None
@@ -190,6 +201,11 @@ class Controller:
         self._changed = self._lowered = -math.inf
         self._hold = self.settings.hold_s
         self._finished = self._slow = 0.0
+
+    @property
+    def aim_ms(self) -> float:
+        """The 99th percentile that the replica aims at."""
+        return self.settings.headroom * self.target_ms
 
     @property
     def point(self) -> OperatingPoint:
@@ -203,7 +219,7 @@ class Controller:
         a wait whose tail is exponential. Of a target below a full pass a tenth of the server is granted.
         """
         own = self.points[index].milliseconds * self.pace
-        slack = self.target_ms - self.settings.longest * self.points[0].milliseconds * self.pace
+        slack = self.aim_ms - self.settings.longest * self.points[0].milliseconds * self.pace
         ratio = max(slack, 0.1 * own) / (_P99 * own * (1 + self.settings.variation) / 2)
         return self.correction * ratio / (1 + ratio) * 1000 / own
 
@@ -256,6 +272,9 @@ class Controller:
             rate = reading.arrived / elapsed
             self.rate_fast += (rate - self.rate_fast) * -math.expm1(-elapsed / self.settings.rise_s)
             self.rate_slow += (rate - self.rate_slow) * -math.expm1(-elapsed / self.settings.fall_s)
+            self.rate_large += (reading.large / elapsed - self.rate_large) * -math.expm1(
+                -elapsed / self.settings.large_s
+            )
             self.correction += (1 - self.correction) * -math.expm1(-elapsed / self.settings.relief_s)
             kept = math.exp(-elapsed / self.settings.fall_s)
             self._finished, self._slow = self._finished * kept, self._slow * kept
@@ -279,13 +298,18 @@ class Controller:
     def _index_for(self, rate: float, share: float) -> int:
         """The fullest point whose capacity, times a share, covers a rate; the fastest if none does."""
         for index in range(len(self.points)):
-            if rate <= share * self.capacity(index):
+            if rate <= share * self.capacity(index) and self._has_time_for_large(index, rate, share):
                 return index
         return len(self.points) - 1
 
+    def _has_time_for_large(self, index: int, rate: float, share: float) -> bool:
+        """Whether a point leaves enough time for large requests, beside an arrival rate of ordinary ones."""
+        each = self.points[index].milliseconds * self.pace / 1000
+        return self.rate_large < 1 or (rate + self.rate_large) * each <= share * self.settings.utilisation
+
     def _index_for_backlog(self, waiting: int, start: int | None = None) -> int:
         """The fullest point, from one on, at which the waiting texts take at most their share of the target."""
-        allowed = self.settings.backlog * self.target_ms
+        allowed = self.settings.backlog * self.aim_ms
         first = self.index if start is None else start
         for index in range(first, len(self.points)):
             if waiting <= 1 or waiting * self.points[index].milliseconds * self.pace <= allowed:

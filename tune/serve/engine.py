@@ -7,37 +7,25 @@ Rows of several requests share a batch if they have the same exit criterion; sam
 from __future__ import annotations
 
 import asyncio
-import collections
-import dataclasses
 import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from tune.serve.control import Controller, OperatingPoint, Reading, Target
 from tune.serve.metrics import Metrics
+from tune.serve.queue import Job, Queue, Row, Waiting, batch_size
 from tune.serve.requests import Limits, Refusal
 
 log = logging.getLogger(__name__)
 
-#: Padding of a batch in per cent of its tokens, above which a longer or shorter row waits for the next batch.
-MOST_PADDING = 20
-
-#: Waiting rows that are looked at for a batch, per row that it may have.
-REACH = 8
-
 #: Seconds between two readings of load control.
 PERIOD = 0.1
 
-
-@dataclasses.dataclass(frozen=True)
-class Row:
-    """An encoded row: its token ids, and other inputs of the same length by name."""
-
-    inputs: Any
-    length: int
+#: Shares of the target that a batch may take: of ordinary requests, and of a large one, for which others wait.
+SHARE, LARGE_SHARE = 0.5, 0.25
 
 
 class Runner(Protocol):
@@ -56,22 +44,6 @@ class Runner(Protocol):
         ...
 
 
-@dataclasses.dataclass(eq=False)
-class _Job:
-    """A request in the queue, with the results of its rows."""
-
-    rows: Sequence[Row]
-    exits: Any
-    future: asyncio.Future[list[dict[str, Any]]]
-    arrived: float
-    results: list[dict[str, Any] | None]
-    open: int
-
-
-#: A row in the queue: its request, and its place there.
-_Waiting = tuple[_Job, int]
-
-
 class Engine:
     """The queue of one replica, the thread that runs its model, and its load control.
 
@@ -81,6 +53,7 @@ class Engine:
         target: The aim; None: the threshold is fixed.
         limits: Limits.
         metrics: Where to count.
+        fixed: The time that a batch takes beyond that of its rows, in rows (:meth:`tune.serve.model.ServedModel.warm_up`).
         clock: Seconds of a monotonic clock.
     """
 
@@ -91,15 +64,16 @@ class Engine:
         target: Target | None,
         limits: Limits,
         metrics: Metrics,
+        fixed: float = 0.1,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.runner, self.limits, self.metrics, self.target = runner, limits, metrics, target
         self.controller = Controller(points, target.p99_ms if target else 1000.0)
-        self._clock = clock
-        self._queue: collections.deque[_Waiting] = collections.deque()
+        self._clock, self._fixed = clock, fixed
+        self._queue = Queue()
         self._wake = threading.Condition()
         self._closed = False
-        self._arrived = self._finished = self._slow = 0
+        self._arrived = self._arrived_large = self._finished = self._slow = 0
         self._busy_ms = self._expected_ms = self._model_ms = self._busy_share = 0.0
         self._read = clock()
         self._thread = threading.Thread(target=self._work, name="model", daemon=True)
@@ -123,65 +97,69 @@ class Engine:
             future.set_result([])
             return future
         with self._wake:
-            self._admit(len(rows))
-            job = _Job(rows, exits, future, self._clock(), [None] * len(rows), len(rows))
-            self._queue.extend((job, place) for place in range(len(rows)))
-            self._arrived += len(rows)
+            large = len(rows) > self._most(self.controller.points[-1], SHARE)
+            self._admit(len(rows), large)
+            job = Job(rows, exits, future, self._clock(), large)
+            self._queue.add(job)
+            if large:
+                self._arrived_large += len(rows)
+            else:
+                self._arrived += len(rows)
             self._wake.notify()
         future.add_done_callback(lambda done: self._drop(job) if done.cancelled() else None)
         return future
 
-    def _admit(self, rows: int) -> None:
+    def _admit(self, rows: int, large: bool) -> None:
         if self._closed:
             raise Refusal(503, "the server is shutting down: send the request to another one", retry_after=1)
-        waiting = len(self._queue)
-        fastest = self.controller.points[-1].milliseconds * self.controller.pace
-        expected = waiting * fastest
-        if waiting and max(expected, 1000 * (self._clock() - self._queue[0][0].arrived)) > self.limits.wait_ms:
-            expected = self._expected(fastest)
+        waiting = self._queue.large if large else self._queue.ordinary
+        expected = self._wait(large)
         if waiting + rows > self.limits.waiting or (waiting and expected > self.limits.wait_ms):
-            seconds = max(1, math.ceil(expected / 1000))
+            kind = "texts of large requests" if large else "texts"
             raise Refusal(
                 429,
-                f"too many requests: {waiting} waiting texts, a wait of {expected:.0f} ms; send the request again later",
-                retry_after=seconds,
+                f"too many requests: {waiting} waiting {kind}, a wait of {expected:.0f} ms; send the request again later",
+                retry_after=max(1, math.ceil(expected / 1000)),
             )
 
-    def _expected(self, fastest: float) -> float:
-        """Milliseconds until a newcomer's batch: it waits for at most one batch of each request (:func:`form_batch`)."""
-        most = self._most(self.controller.points[-1])
-        rows = collections.Counter(id(job) for job, _ in self._queue)
-        ages = [job.arrived for job, _ in self._queue if len(job.rows) <= most]
-        oldest = 1000 * (self._clock() - min(ages)) if ages else 0.0
-        return max(sum(min(count, most) for count in rows.values()) * fastest, oldest)
+    def _wait(self, large: bool) -> float:
+        """Milliseconds until the first row of a newcomer is predicted, at the fastest point."""
+        fastest, queue = self.controller.points[-1], self._queue
+        waiting = queue.ordinary
+        if large:  # one turn of each other large request
+            waiting += queue.large_requests * min(self._most(fastest, LARGE_SHARE), self.limits.batch)
+        oldest = 0.0 if queue.oldest is None else 1000 * (self._clock() - queue.oldest)
+        return max(waiting * fastest.milliseconds * self.controller.pace, oldest)
 
-    def _drop(self, job: _Job) -> None:
+    def _drop(self, job: Job) -> None:
         """Remove the waiting rows of a request that has failed, or whose client has gone."""
         with self._wake:
-            self._queue = collections.deque(waiting for waiting in self._queue if waiting[0] is not job)
+            self._queue.drop(job)
 
     def tick(self) -> None:
         """Give load control a reading and set the gauges; every :data:`PERIOD`."""
         now = self._clock()
         with self._wake:
+            waiting = len(self._queue)
             reading = Reading(
-                now, self._arrived, len(self._queue), self._finished, self._slow, self._busy_ms, self._expected_ms
-            )
+                now, self._arrived, self._queue.ordinary, self._finished, self._slow, self._busy_ms, self._expected_ms,
+                self._arrived_large,
+            )  # fmt: skip
             model_ms = self._model_ms
-            self._arrived = self._finished = self._slow = 0
+            self._arrived = self._arrived_large = self._finished = self._slow = 0
             self._busy_ms = self._expected_ms = self._model_ms = 0.0
             self.controller.update(reading)
         if (elapsed := now - self._read) > 0:
             share = min(1.0, model_ms / 1000 / elapsed)
             self._busy_share += (share - self._busy_share) * min(1.0, elapsed / 2)
         self._read = now
-        self._gauges(reading.waiting)
+        self._gauges(waiting)
 
     def _gauges(self, waiting: int) -> None:
         control, metrics = self.controller, self.metrics
         metrics.set("waiting_texts", waiting)
         metrics.set("busy_ratio", round(self._busy_share, 4))
-        metrics.set("arrivals_per_second", round(control.rate_slow, 3))
+        metrics.set("arrivals_per_second", round(control.rate_slow + control.rate_large, 3))
         metrics.set("pace", round(control.pace, 4))
         if control.point.threshold is not None:
             metrics.set("threshold", control.point.threshold)
@@ -226,29 +204,37 @@ class Engine:
                 predictions = Refusal(500, "the server failed to run the model; its log has the details")
             self._record(batch, predictions, exits, started, point)
 
-    def _take(self) -> tuple[list[_Waiting], Any, OperatingPoint | None] | None:
+    def _take(self) -> tuple[list[Waiting], Any, OperatingPoint | None] | None:
         """Wait for rows, and take those of the next batch; with the exit criterion, and the point unless it was asked for."""
         with self._wake:
             while not self._queue:
                 if self._closed:
                     return None
                 self._wake.wait()
-            self.controller.press(self._clock(), len(self._queue))
+            self.controller.press(self._clock(), self._queue.ordinary)
             point = self.controller.point
-            batch = form_batch(self._queue, self._most(point))
+            batch = self._queue.take(*self._sizes(point))
         asked = batch[0][0].exits
         return (batch, self.runner.exits_at(point.threshold), point) if asked is None else (batch, asked, None)
 
-    def _most(self, point: OperatingPoint) -> int:
-        """Most rows of a batch: with a target, those that take half of it."""
+    def _sizes(self, point: OperatingPoint) -> tuple[int, int]:
+        """Most rows of the next batch of ordinary requests, and of a large one."""
+        queue = self._queue
+        return (
+            min(batch_size(queue.ordinary, self._fixed), self._most(point, SHARE)),
+            min(batch_size(queue.large, self._fixed), self._most(point, LARGE_SHARE)),
+        )
+
+    def _most(self, point: OperatingPoint, share: float) -> int:
+        """Most rows of a batch: with a target, those that take a share of it."""
         if self.target is None:
             return self.limits.batch
         each = point.milliseconds * self.controller.pace
-        return int(min(self.limits.batch, max(1.0, self.target.p99_ms / 2 // each)))
+        return int(min(self.limits.batch, max(1.0, share * self.target.p99_ms // each)))
 
     def _record(
         self,
-        batch: Sequence[_Waiting],
+        batch: Sequence[Waiting],
         predictions: Sequence[dict[str, Any]] | Exception,
         exits: Any,
         started: float,
@@ -259,7 +245,7 @@ class Engine:
         self.metrics.observe("batch_texts", len(batch))
         self.metrics.observe("batch_seconds", now - started)
         given = {} if isinstance(predictions, Exception) else self.runner.describe(exits)
-        finished: dict[_Job, Exception | None] = {}
+        finished: dict[Job, Exception | None] = {}
         for at, (job, place) in enumerate(batch):
             self.metrics.observe("queue_seconds", started - job.arrived)
             job.open -= 1
@@ -270,14 +256,15 @@ class Engine:
             job.results[place] = {"row": place} | predictions[at] | given
             if not job.open:
                 finished[job] = None
-        target = self.target.p99_ms / 1000 if self.target else math.inf
+        aim = self.controller.aim_ms / 1000 if self.target else math.inf
+        judged = [job for job in finished if not job.large]  # no point answers a large one within the target
         with self._wake:
             self._model_ms += 1000 * (now - started)
             if point is not None:  # the pace is that of the operating points
                 self._busy_ms += 1000 * (now - started)
                 self._expected_ms += len(batch) * point.milliseconds
-            self._finished += len(finished)
-            self._slow += sum(now - job.arrived > target for job in finished)
+            self._finished += len(judged)
+            self._slow += sum(now - job.arrived > aim for job in judged)
         for job in finished:
             if job.open:  # it has failed
                 self._drop(job)
@@ -285,7 +272,7 @@ class Engine:
         loop.call_soon_threadsafe(_resolve, finished)
 
 
-def _resolve(finished: Mapping[_Job, Exception | None]) -> None:
+def _resolve(finished: Mapping[Job, Exception | None]) -> None:
     for job, error in finished.items():
         if job.future.done():
             continue
@@ -293,37 +280,3 @@ def _resolve(finished: Mapping[_Job, Exception | None]) -> None:
             job.future.set_exception(error)
         else:
             job.future.set_result([result for result in job.results if result is not None])
-
-
-def form_batch(queue: collections.deque[_Waiting], most: int) -> list[_Waiting]:
-    """Take the rows of the next batch: the first one, and later ones with its exit criterion and a similar length.
-
-    The remaining rows of the first one's request go to the end, so that a request of many rows does not hold up others.
-
-    Args:
-        queue: The waiting rows; not empty. It is changed.
-        most: Most rows of a batch.
-
-    Returns:
-        The batch; no longer in the queue.
-    """
-    first = queue.popleft()
-    key: Hashable = first[0].exits
-    batch: list[_Waiting] = [first]
-    passed: list[_Waiting] = []
-    longest = tokens = first[0].rows[first[1]].length
-    for _ in range(min(len(queue), REACH * most)):
-        if len(batch) == most:
-            break
-        job, place = waiting = queue.popleft()
-        length = job.rows[place].length
-        padded = max(longest, length) * (len(batch) + 1)
-        if job.exits == key and 100 * padded <= (100 + MOST_PADDING) * (tokens + length):
-            batch.append(waiting)
-            longest, tokens = max(longest, length), tokens + length
-        else:
-            passed.append(waiting)
-    queue.extendleft(reversed(passed))
-    own = next((at for at, waiting in enumerate(queue) if waiting[0] is not first[0]), 0)
-    queue.rotate(-own)
-    return batch

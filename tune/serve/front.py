@@ -136,21 +136,22 @@ class Front:
             await route[1](self, scope, receive, send)
 
     async def _invoke(self, scope: Scope, receive: Receive, send: Send) -> None:
-        started = time.perf_counter()
+        started, headers = time.perf_counter(), list[tuple[bytes, bytes]]()
         try:
             body = await self._body(scope, receive)
             started = time.perf_counter()
             status, retry, answer = await self._predict(body, receive)
         except Refusal as refusal:
             status, retry, answer = refusal.status, refusal.retry_after or 0, refusal.body
+            if isinstance(refusal, _UnreadBody):
+                headers.append((b"connection", b"close"))
         except _ClientGone:
             self.metrics.add("requests_total", status=499)
             return
         self.metrics.add("requests_total", status=status)
         self.metrics.observe("request_seconds", time.perf_counter() - started)
-        headers = [(b"retry-after", str(retry).encode())] if retry else []
-        if status in (408, 413):  # the rest of the body is not read
-            headers.append((b"connection", b"close"))
+        if retry:
+            headers.append((b"retry-after", str(retry).encode()))
         await _respond(send, status, answer, headers)
 
     async def _body(self, scope: Scope, receive: Receive) -> bytes:
@@ -160,10 +161,10 @@ class Front:
         limit = self.limits.body_bytes
         length = headers.get(b"content-length", b"")
         if length.isdigit() and int(length) > limit:
-            raise Refusal(413, f"a body of {int(length)} bytes: the server takes {limit}; send several requests")
+            raise _UnreadBody(413, f"a body of {int(length)} bytes: the server takes {limit}; send several requests")
         check_content_type(headers.get(b"content-type", b"").decode("latin-1"))
         if self._bytes + (int(length) if length.isdigit() else 0) > MOST_BYTES:
-            raise Refusal(429, _FULL, retry_after=1)
+            raise _UnreadBody(429, _FULL, retry_after=1)
         message = await receive()  # nearly always the whole body
         if message["type"] == "http.request" and not message.get("more_body"):
             body: bytes = message.get("body", b"")
@@ -185,14 +186,14 @@ class Front:
                     size += len(part)
                     self._bytes += len(part)
                     if size > limit:
-                        raise Refusal(413, f"a body of more than {limit} bytes: send several requests")
+                        raise _UnreadBody(413, f"a body of more than {limit} bytes: send several requests")
                     if self._bytes > MOST_BYTES:
-                        raise Refusal(429, _FULL, retry_after=1)
+                        raise _UnreadBody(429, _FULL, retry_after=1)
                     if not message.get("more_body"):
                         return b"".join(parts)
                     message = await receive()
         except TimeoutError:
-            raise Refusal(408, f"the body did not arrive within {BODY_S:g} s") from None
+            raise _UnreadBody(408, f"the body did not arrive within {BODY_S:g} s") from None
         finally:
             self._bytes -= size
 
@@ -245,6 +246,10 @@ _ROUTES: dict[str, tuple[tuple[str, ...], Callable[[Front, Scope, Receive, Send]
     "/ping": (("GET",), Front._health),
     "/metrics": (("GET",), Front._metrics),
 }
+
+
+class _UnreadBody(Refusal):
+    """A refusal before the whole body was read: the connection is closed, so that the rest is not sent."""
 
 
 class _ClientGone(Exception):

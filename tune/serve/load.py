@@ -9,7 +9,7 @@ import asyncio
 import dataclasses
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 from urllib.parse import urlsplit
@@ -255,6 +255,40 @@ def run_load(address: str, samples: Sequence[Sample], surge: Surge, seed: int = 
         return runner.run(drive(address.rstrip("/"), samples, surge.arrivals(seed), seed))
 
 
+async def closed_loop(address: str, samples: Sequence[Sample], order: Iterator[int], clients: int) -> list[float]:
+    """Send requests by clients that send the next one after each answer.
+
+    Args:
+        address: The server.
+        samples: The requests.
+        order: Which ones; all clients take from it.
+        clients: Number of clients.
+
+    Returns:
+        The seconds of each request, in the order of the answers.
+
+    Raises:
+        ConfigError: The server answers another status than 200.
+    """
+    host, port = _place(address)
+    requests = [_request(host, sample.body) for sample in samples]
+    loop, times = asyncio.get_running_loop(), list[float]()
+
+    async def one() -> None:
+        _, client = await loop.create_connection(_Client, host, port)
+        for which in order:
+            started = time.perf_counter()
+            status, body = await client.ask(requests[which])
+            times.append(time.perf_counter() - started)
+            if status != 200:
+                raise ConfigError(f"{address}: status {status}: {body.decode(errors='replace')}")
+        assert client.transport is not None
+        client.transport.close()
+
+    await asyncio.gather(*(one() for _ in range(clients)))
+    return times
+
+
 def measure_capacity(address: str, samples: Sequence[Sample], clients: int = 16, seconds: float = 5.0) -> float:
     """Measure the texts per second of a server at saturation, by clients that send the next request at once.
 
@@ -264,26 +298,14 @@ def measure_capacity(address: str, samples: Sequence[Sample], clients: int = 16,
         clients: Number of clients.
         seconds: Duration.
     """
-    host, port = _place(address)
-    requests = [_request(host, sample.body) for sample in samples]
+    rng, started = np.random.default_rng(0), time.perf_counter()
 
-    async def closed_loop() -> float:
-        loop, done = asyncio.get_running_loop(), 0
-        end = loop.time() + seconds
+    def order() -> Iterator[int]:
+        while time.perf_counter() - started < seconds:
+            yield int(rng.integers(len(samples)))
 
-        async def one(seed: int) -> None:
-            nonlocal done
-            rng = np.random.default_rng(seed)
-            _, client = await loop.create_connection(_Client, host, port)
-            while loop.time() < end:
-                status, _ = await client.ask(requests[int(rng.integers(len(requests)))])
-                done += status == 200
-
-        started = time.perf_counter()
-        await asyncio.gather(*(one(i) for i in range(clients)))
-        return done / (time.perf_counter() - started)
-
-    return asyncio.run(closed_loop())
+    times = asyncio.run(closed_loop(address, samples, order(), clients))
+    return len(times) / (time.perf_counter() - started)
 
 
 def save(rows: Sequence[dict[str, Any]], path: Path) -> None:

@@ -15,6 +15,8 @@ from tune.serve.requests import Limits
 
 #: Seconds that a shutdown waits for open requests.
 DRAIN_S = 30.0
+#: Least fixed time of a batch, in rows: to hand it to the thread of the model and its answers back.
+HANDOVER = 0.1
 #: Seconds in which frames on their way arrive.
 ON_THEIR_WAY_S = 0.2
 
@@ -59,10 +61,10 @@ class Replica:
 
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         model = ServedModel(options.folder, options.threads, options.exits)
-        model.warm_up()
+        fixed = model.warm_up()
         target, metrics = options.target, Metrics()
         points = operating_points(model.manifest, model.own, target.max_loss if target else None)
-        self._engine = Engine(model, points, target, options.limits, metrics)
+        self._engine = Engine(model, points, target, options.limits, metrics, max(fixed, HANDOVER))
         hello = {"token": options.token, "replica": f"{os.uname().nodename}-{os.getpid()}", "pid": os.getpid()}
         self._worker = Worker(model, self._engine, options.limits, metrics, hello)
         self._thread = threading.Thread(

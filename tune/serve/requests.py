@@ -61,7 +61,7 @@ class Limits:
         body_bytes: Largest body of a request.
         texts: Most rows of a request.
         characters: Most characters of a text; its tokens are limited by the model.
-        waiting: Most rows that wait in a replica.
+        waiting: Most rows of ordinary requests that wait in a replica, and of large ones.
         wait_ms: Longest expected wait of an accepted request; beyond it, requests are refused with status 429.
         batch: Most rows of a batch.
         connections: Most connections of clients.

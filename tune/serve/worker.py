@@ -10,8 +10,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from leebert.errors import LeebertError
-from tune.serve.engine import PERIOD, Engine, Row, Runner
+from tune.serve.engine import PERIOD, Engine, Runner
 from tune.serve.metrics import Metrics
+from tune.serve.queue import Row
 from tune.serve.requests import Limits, Refusal, Request, error_body, read_request
 from tune.serve.wire import ANSWER, CANCEL, DRAIN, HELLO, REQUEST, SNAPSHOT, STATUS, Frames
 

@@ -23,7 +23,7 @@ from tune.tracking.events import (
     SweepStarted,
     TrackingEvent,
 )
-from tune.tracking.names import exit_metric
+from tune.tracking.names import MEAN_SCORE, exit_metric
 
 
 def events(record: LedgerRecord, state: SweepState, curve_of: CurveOf = stored) -> Iterator[TrackingEvent]:
@@ -117,7 +117,7 @@ def config_ended(
     if cells:
         scores = [r["score"] for r in cells]
         mean = float(np.mean(scores))
-        metrics |= {"cv/score_mean": mean, "cv/score_pct": round(100 * mean, 3)}
+        metrics |= {"cv/score_mean": mean} | dict.fromkeys(("cv/score_pct", MEAN_SCORE), round(100 * mean, 3))
         if len(scores) > 1:
             std = float(np.std(scores, ddof=1))
             metrics |= {"cv/score_std": std, "cv/score_std_pct": round(100 * std, 3)}

@@ -63,17 +63,21 @@ def _tag(pattern: str, runs: tuple[RunKind, ...], meaning: str) -> Name:
     return Name("tag", pattern, runs, "", "", meaning)
 
 
-#: Keys of the pictures of one summary's run: the verdict and its curves; scores and loss weights by exit; scores and paired
-#: differences of all methods, and the differences by exit.
-VERDICT_PICTURES = (
-    "verdict",
-    "score against layer speed-up",
-    "score by exit",
-    "weights by exit",
-    "scores",
-    "differences",
-    "differences by exit",
-)
+#: Keys of the pictures of one summary's run, as MLflow's charts show them.
+VERDICT = "verdict"
+SPEED_UP_CURVES = "score against layer speed-up"
+SCORE_BY_EXIT = "score by exit"
+WEIGHTS_BY_EXIT = "weights by exit"
+SCORES = "scores"
+DIFFERENCES = "differences"
+DIFFERENCES_BY_EXIT = "differences by exit"
+
+PICTURES = (VERDICT, SPEED_UP_CURVES, SCORE_BY_EXIT, WEIGHTS_BY_EXIT, SCORES, DIFFERENCES, DIFFERENCES_BY_EXIT)
+
+#: Metrics of configurations that charts show under their names: MLflow titles axes and line charts by metric.
+MEAN_SCORE = "mean score in per cent"
+SPEED_UP_AXIS = "layer speed-up"
+SCORE_AXIS = "score in per cent"
 
 _ALL: tuple[RunKind, ...] = ("sweep", "config", "fold", "summary", "refit")
 
@@ -109,6 +113,9 @@ NAMES: tuple[Name, ...] = (
     _metric("cv/score_mean", "config", "fraction", "none", "score of the configuration: mean over its finished runs"),
     _metric("cv/score_std", "config", "fraction", "none", "standard deviation of the score over its finished runs"),
     _metric("cv/score_pct", "config", "per cent", "none", "the mean in per cent, for bar charts"),
+    _metric(
+        MEAN_SCORE, "config", "per cent", "none", "the same as `cv/score_pct`; MLflow titles axes by metrics' names"
+    ),
     _metric("cv/score_std_pct", "config", "points", "none", "the standard deviation in points, for bar charts"),
     _metric(
         "cv/layers",
@@ -124,6 +131,8 @@ NAMES: tuple[Name, ...] = (
         "curve/speed_up", "config", "ratio", "point", "layer speed-up (layers / mean exit layer) at `curve/layers`"
     ),
     _metric("curve/score_pct", "config", "per cent", "point", "the score at these points in per cent"),
+    _metric(SPEED_UP_AXIS, "config", "ratio", "point", "the same as `curve/speed_up`, for the title of an axis"),
+    _metric(SCORE_AXIS, "config", "per cent", "point", "the same as `curve/score_pct`, for the title of a chart"),
     _metric("curve/score", "config", "fraction", "point", "mean over runs of the score at `curve/layers`"),
     _metric("summary/score", "summary", "fraction", "layer", "the exit's mean score over a method's runs"),
     _metric("summary/score_low", "summary", "fraction", "layer", "lower end of its 95 % CI"),
@@ -253,16 +262,16 @@ def config_prefix(algorithm: str, index: int) -> str:
     return f"{algorithm_label(algorithm)} {index:02d}"
 
 
-def config_run_name(index: int, values: Mapping[str, Any], config_id: str) -> str:
+def config_run_name(index: int, values: Mapping[str, Any]) -> str:
     """Return ``CLO-v2 04 · λ1=0.0001 C=4``: unique in the sweep by its index, and legible in legends.
 
     Args:
         index: Number of the configuration, in the order of suggestion, from 0.
         values: The configuration's values.
-        config_id: Its digest, which names a configuration without options.
     """
-    options = " ".join(option_text(option, value) for option, value in values.items() if option != "algorithm")
-    return f"{config_prefix(str(values.get('algorithm', '')), index)} · {options or config_id}"
+    options = [option_text(option, value) for option, value in values.items() if option != "algorithm"]
+    prefix = config_prefix(str(values.get("algorithm", "")), index)
+    return f"{prefix} · {' '.join(options)}" if options else prefix
 
 
 def prefix_of(run_name: str) -> str:

@@ -69,6 +69,7 @@ class _Run:
     digest: str = ""
     ended: int = 0  # ms, by the ledger's clock
     curve: bool = False  # whether a configuration's curve is written
+    axes: bool = False  # whether it is under the names that charts show, too
     artifacts: str = ""  # the address of its files
     note: str = ""
     verdict: str = ""
@@ -127,7 +128,7 @@ class RunWriter:
                 self._describe(run, event.params)
             case ConfigStarted():
                 algorithm = str(event.values.get("algorithm", ""))
-                name = names.config_run_name(event.index, event.values, event.config_id)
+                name = names.config_run_name(event.index, event.values)
                 key = ("config", event.config_id)
                 run = self._create(key, name, algorithm, {"config": event.config_id}, event.time_ms, parent=("sweep",))
                 self._describe(run, names.config_params(event.values))
@@ -190,20 +191,25 @@ class RunWriter:
 
         run = self._present[("config", event.config_id)]
         curve = _series("curve/", event.curve, first=0)
+        axes = {names.SPEED_UP_AXIS: "speed_up", names.SCORE_AXIS: "score_pct"}
+        readable = _series("", {axis: event.curve[of] for axis, of in axes.items() if of in event.curve}, first=0)
         if _is_over(run, event.status, event.time_ms):
-            if curve and not run.curve and event.status in ("complete", "pruned"):
-                # An older version wrote layers from evenly spaced thresholds: of one step the later point counts.
-                curve += _points([(k, v) for k, v in event.metrics.items() if k == "cv/layers"], 0)
-                self._log(run, _rounded(curve), at=event.time_ms + 1)
-                run.curve = True
+            missing = curve + readable if not run.curve else [] if run.axes else readable
+            if missing and event.status in ("complete", "pruned"):
+                # An older version wrote no curve, but layers from evenly spaced thresholds (of one step the later point
+                # counts), or a curve under the names of keys only.
+                older = (names.MEAN_SCORE,) if run.curve else (names.MEAN_SCORE, "cv/layers")
+                missing += _points([(k, v) for k, v in event.metrics.items() if k in older], 0)
+                self._log(run, _rounded(missing), at=event.time_ms + 1)
+                run.curve = run.axes = True
             return
-        points: Points = []
+        points: list[tuple[str, float, int]] = []
         if event.status in ("complete", "pruned"):  # a stopped or failed one may resume, and must not repeat a step
-            points = _points(event.metrics.items(), 0) + curve
-            run.curve = bool(curve)
+            points += _points(event.metrics.items(), 0) + curve + readable
+            run.curve = run.axes = bool(curve)
             if event.depth:
                 layers = range(1, 1 + max(len(values) for values in event.depth.values()))
-                points = [*points, *_series("depth/", {**event.depth, "layer": layers}, first=1)]
+                points += _series("depth/", {**event.depth, "layer": layers}, first=1)
         self._log(run, _rounded(points), at=event.time_ms, tags=[RunTag("outcome", event.status)])
         self._end(run, event.status, event.time_ms)
 
@@ -502,6 +508,7 @@ def _state_of(run: Any) -> _Run:
         digest=tags.get("digest", ""),
         ended=run.info.end_time or 0,
         curve="curve/score" in run.data.metrics,
+        axes=names.SPEED_UP_AXIS in run.data.metrics,
         artifacts=run.info.artifact_uri or "",
         note=tags.get("mlflow.note.content", ""),
         verdict=tags.get("verdict", ""),

@@ -162,7 +162,8 @@ def _description(old: str, experiment_id: str, sweep: str, views: Sequence[View]
     """
     named = [f"[{view.name.removeprefix(f'{sweep}: ')}]({_fragment(experiment_id, sweep, view)})" for view in views]
     start = f"**{sweep}**: ["
-    line = f"**{sweep}**: " + " · ".join(named) + (f" — {sentence}" if sentence else "")
+    # MLflow shows one line: the result, without how many runs would be needed for a difference.
+    line = f"**{sweep}**: " + " · ".join(named) + (f" — {sentence.partition('; ')[0]}" if sentence else "")
     lines = old.split("\n\n") if old else []
     at = next((i for i, one in enumerate(lines) if one.startswith(start) and _is_ours(one)), None)
     if at is None:

@@ -33,8 +33,8 @@ from tune.store.folder import SweepFolder
 from tune.store.history import CellKey, History
 from tune.store.ledger import SweepState
 from tune.store.ranking import cells_of, completed, exit_scores
+from tune.tracking import names
 from tune.tracking.events import Picture, Summary
-from tune.tracking.names import VERDICT_PICTURES
 
 
 @dataclasses.dataclass(frozen=True)
@@ -192,17 +192,17 @@ def _of_pair(
 def _of_verdict(verdict: Verdict) -> list[Picture]:
     """Return the pictures of a verdict."""
     contents = json.dumps(verdict.as_dict(), sort_keys=True)
-    shown = [Picture(VERDICT_PICTURES[0], contents, partial(pictures.verdict_picture, verdict))]
+    shown = [Picture(names.VERDICT, contents, partial(pictures.verdict_picture, verdict))]
     if verdict.curves:
-        shown.append(Picture(VERDICT_PICTURES[1], contents, partial(pictures.curves_picture, verdict)))
+        shown.append(Picture(names.SPEED_UP_CURVES, contents, partial(pictures.curves_picture, verdict)))
     return shown
 
 
 def _overview(methods: Sequence[pictures.Row], pairs: Sequence[pictures.Row]) -> list[Picture]:
     """Return pictures of all methods' scores and of all paired differences, with their intervals."""
-    parts = [(VERDICT_PICTURES[4], "Score of each method", methods, "validation score, mean over exits (%)", False)]
+    parts = [(names.SCORES, "Score of each method", methods, "validation score, mean over exits (%)", False)]
     if pairs:
-        parts.append((VERDICT_PICTURES[5], "Paired differences", pairs, "difference, mean over exits (points)", True))
+        parts.append((names.DIFFERENCES, "Paired differences", pairs, "difference, mean over exits (points)", True))
     shown = []
     for key, title, rows, x, zero in parts:
         with_ends = any(row.low is not None for row in rows)
@@ -215,9 +215,16 @@ def _overview(methods: Sequence[pictures.Row], pairs: Sequence[pictures.Row]) ->
 def _by_exit_pictures(methods: Sequence[Summary], pairs: Sequence[Summary]) -> Iterator[Picture]:
     """Yield pictures of scores, loss weights and paired differences by exit, with their intervals."""
     parts = (
-        (VERDICT_PICTURES[2], "Validation score by exit", methods, "summary/exit_pct", "score (%)", None),
-        (VERDICT_PICTURES[3], "Weight ω of each exit's cross-entropy", methods, "summary/omega_ce", "weight", 1.0),
-        (VERDICT_PICTURES[6], "Paired differences by exit", pairs, "paired/exit_points", "difference (points)", 0.0),
+        (names.SCORE_BY_EXIT, "Validation score by exit", methods, "summary/exit_pct", "score (%)", None),
+        (names.WEIGHTS_BY_EXIT, "Weight ω of each exit's cross-entropy", methods, "summary/omega_ce", "weight", 1.0),
+        (
+            names.DIFFERENCES_BY_EXIT,
+            "Paired differences by exit",
+            pairs,
+            "paired/exit_points",
+            "difference (points)",
+            0.0,
+        ),
     )
     for key, title, of, metric, y, level in parts:
         lines = [_exit_line(one, metric, i) for i, one in enumerate(one for one in of if one.depth.get(metric))]

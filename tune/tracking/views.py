@@ -15,6 +15,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 from leebert.methods import METHODS, applies
+from tune.analysis.labels import algorithm_label
+from tune.analysis.verdict import preferred_first
 from tune.space import SweepSpec
 from tune.store.ledger import SweepState
 from tune.tracking import names
@@ -113,7 +115,7 @@ def decoded(value: str) -> tuple[str, ViewState, int]:
 
 def _algorithms(sweep: str, of: ViewContents) -> ViewState:
     sections = [
-        _Section("verdict", f"Verdict: {_title(of.algorithms)}", [_pictures(_VERDICT)], 1, _TWO_PICTURES),
+        _Section("verdict", _verdict_title(of.algorithms), [_pictures(_VERDICT)], 1, _TWO_PICTURES),
         _Section("exits", "Scores and loss weights ω by exit", [_pictures(_BY_EXIT)], 1, _TWO_PICTURES),
     ]
     return _of_summaries(sweep, sections)
@@ -121,15 +123,9 @@ def _algorithms(sweep: str, of: ViewContents) -> ViewState:
 
 def _speed(sweep: str, of: ViewContents) -> ViewState:
     part = _part(of.complete)
-    curve = _line("curve/score_pct", over="curve/speed_up", points=False)
-    # A line chart shows the names of its metrics alone, so the section's title explains them, if it is not cut then.
-    title = (
-        f"Score (%) against layer speed-up{part}"
-        if part
-        else "Score in % (score_pct) against layer speed-up (speed_up)"
-    )
+    curve = _line(names.SCORE_AXIS, over=names.SPEED_UP_AXIS, points=False)
     sections = [
-        _Section("curve", title, [curve], 1, 620),
+        _Section("curve", f"Score (%) against layer speed-up{part}", [curve], 1, 620),
         _Section("points", f"Score (%) against layers needed{part}", [_scatter(_LAYERS, _SCORE)], 1, 440),
     ]
     return _state(_filter(sweep, "config", "complete"), _config_columns(of), sections)
@@ -169,8 +165,10 @@ def _of_summaries(sweep: str, sections: Sequence[_Section]) -> ViewState:
 
 
 #: The pictures of the cards.
-_VERDICT, _BY_EXIT, _OVERVIEW = names.VERDICT_PICTURES[:2], names.VERDICT_PICTURES[2:4], names.VERDICT_PICTURES[4:6]
-_OVERVIEW_BY_EXIT = (names.VERDICT_PICTURES[2], names.VERDICT_PICTURES[6])
+_VERDICT = (names.VERDICT, names.SPEED_UP_CURVES)
+_BY_EXIT = (names.SCORE_BY_EXIT, names.WEIGHTS_BY_EXIT)
+_OVERVIEW = (names.SCORES, names.DIFFERENCES)
+_OVERVIEW_BY_EXIT = (names.SCORE_BY_EXIT, names.DIFFERENCES_BY_EXIT)
 
 #: Height of a card in which two pictures are visible at a window of 1,920 pixels.
 _TWO_PICTURES = 1700
@@ -227,7 +225,7 @@ def _state(
             "deleted": True,
             "isGenerated": True,
         }
-        for key in (names.VERDICT_PICTURES if kind == "summary" else ())
+        for key in (names.PICTURES if kind == "summary" else ())
     ]
     return {
         "searchFilter": where,
@@ -278,6 +276,12 @@ def _title(algorithms: Sequence[str]) -> str:
     return " vs ".join(families) if 2 <= len(families) <= 3 else "methods compared"
 
 
+def _verdict_title(algorithms: Sequence[str]) -> str:
+    """Name the two methods of the verdict."""
+    sides = [algorithm_label(method) for method in preferred_first(algorithms)[:2]]
+    return f"Verdict on {' and '.join(sides)}" if len(sides) == 2 else "Verdict"
+
+
 def _card(id: str, type: str, **more: Any) -> ViewState:
     return {
         "uuid": id, "type": type, "deleted": False, "isGenerated": False, "runsCountToCompare": LOADED_RUNS, **more,
@@ -313,4 +317,6 @@ def _scatter(x: str, y: str, kind: Literal["METRIC", "PARAM"] = "METRIC") -> Vie
 
 
 def _parallel(id: str, params: Sequence[str]) -> ViewState:
-    return _card(f"parallel-{id}", "PARALLEL", selectedParams=list(params), selectedMetrics=[_SCORE], showAllRuns=False)
+    return _card(
+        f"parallel-{id}", "PARALLEL", selectedParams=list(params), selectedMetrics=[names.MEAN_SCORE], showAllRuns=False
+    )
