@@ -934,3 +934,13 @@ def test_missing_and_other_data_is_reported(best_place, refit, tmp_path):
         path.write_text(dump_yaml(values))
         refused(refit(path, "--out", tmp_path / "m"), part)
         assert not (tmp_path / "m").exists()
+
+
+def test_a_version_s_description_has_space_between_the_columns_of_tables():
+    from tune.models.register import version_description
+
+    card = "---\ntags: [a]\n---\n# M\n\n| exit | score |\n| --- | ---: |\n| 1 | 50.00 |\n\n## Use\n\nThis | that."
+    text = version_description(card, "r", "1", "Seed 0.")
+    rows = ["| exit\u00a0\u00a0 | score\u00a0\u00a0 |", "| --- | ---: |", "| 1\u00a0\u00a0 | 50.00\u00a0\u00a0 |"]
+    assert "\n".join(rows) in text
+    assert "This | that." in text
