@@ -335,8 +335,8 @@ def test_int8_replaces_an_earlier_export_and_says_how_it_was_made(saved, exporte
     done = cli("leebert", "export", saved, "--int8", "--out", out, "--json", "--speed-up", 1.4)
     assert done.code == 0, done.err
     manifest = read_manifest(out)
-    assert manifest.precision == "int8-dynamic"
-    assert done.json["precision"] == "int8-dynamic"
+    assert manifest.precision == done.json["precision"] == "int8-static"
+    assert "Ranges of int8 were measured on" in (out / "README.md").read_text()
     assert [p.name for p in tmp_path.iterdir()] == ["again"]
     assert ExportedModel.load(out).predict([("the cat", "a dog")])
     assert sum(f.stat().st_size for f in out.glob("*.onnx")) < sum(f.stat().st_size for f in exported[0].glob("*.onnx"))

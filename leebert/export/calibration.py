@@ -46,7 +46,7 @@ def exported_subject(
     def record(texts: Sequence[tuple[str, ...]], time: Callable[[Any], ExitMilliseconds] | None) -> Recording:
         rows = model.encode(texts, truncate=True)
         full = np.flatnonzero(rows.lengths == manifest.max_length)
-        cut = sum(_too_long(model, texts[int(row)]) for row in full)
+        cut = sum(_too_long(model, texts[row]) for row in full.tolist())
         return record_exported(model, rows, None, batch_size, progress), cut, time(rows) if time else None
 
     def time(rows: Any, criterion: ExitCriterion) -> ExitMilliseconds:

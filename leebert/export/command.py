@@ -46,9 +46,6 @@ from leebert.tradeoff import tradeoff
 #: Precisions by the value of `--int8`; None: without the option.
 PRECISIONS = {None: "fp32", "dynamic": "int8-dynamic", "static": "int8-static"}
 
-#: The kind of int8 of texts unless it is stated.
-INT8 = "dynamic"
-
 
 @dataclasses.dataclass(frozen=True)
 class Validated:
@@ -68,7 +65,7 @@ class Options:
     """The options of an export.
 
     Attributes:
-        int8: `dynamic`, `static`, or `auto`, which is dynamic for texts and static for images; None: float32.
+        int8: `dynamic` or `static`; None: float32.
         all_exits: Whether to keep every exit, whatever it costs.
         threads: Threads of ONNX Runtime in measurements.
         calibration: A file of texts for the ranges of static int8; None: training samples.
@@ -118,8 +115,6 @@ def export_model(
     check_out(out)
     model, tokenizer = kind_of_saved(folder).load(folder)
     model = model.float().eval()
-    if options.int8 == "auto":
-        options = dataclasses.replace(options, int8="static" if tokenizer is None else INT8)
     check_model(model, tokenizer, folder, options)
     with tempfile.TemporaryDirectory() as scratch:
         live.phase("reading the samples")
