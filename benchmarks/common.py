@@ -149,6 +149,7 @@ class Result:
             "device",
             "threads",
             "model",
+            "data",
             "exported",
             "students",
             "memory_of",

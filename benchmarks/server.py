@@ -26,9 +26,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 from common import Result, alternate, glue, parser, ratios, scratch, stop
-from surge import server
+from surge import pin_replica, server
 
 from leebert.exported.model import ExportedModel
 from tune.serve.load import Sample, about_server, closed_loop, read_samples
@@ -90,15 +89,6 @@ def on(cores: set[int]) -> Iterator[None]:
         os.sched_setaffinity(0, before)
 
 
-def pin_replica(cores: set[int]) -> None:
-    """Move all threads of the replica to cores of their own."""
-    replicas = [one for one in psutil.Process().children(recursive=True) if "Replica" in one.name()]
-    if len(replicas) != 1:
-        stop(f"expected one replica of the server, there are {len(replicas)}")
-    for thread in replicas[0].threads():
-        os.sched_setaffinity(thread.id, cores)
-
-
 def compare(alone: Alone, served: Served, cores: set[int], options: Any, result: Result) -> None:
     """Alternate the two, print figures and targets."""
     rng = np.random.default_rng(0)
@@ -152,11 +142,12 @@ def main() -> None:
         stop(f"--threads {options.threads} needs {1 + options.threads} cores, this program may use {len(available)}")
     first, cores = {available[0]}, set(available[-options.threads :])
     result = Result("server", options)
+    data = options.data or glue() / "MRPC" / "dev.tsv"
     words = ("--max-loss", f"{options.loss:g}", "--threads", str(options.threads), "--max-wait-ms", "60000")
     os.sched_setaffinity(0, first)
     with scratch() as out, server(options.model, out, *words) as address:
         pin_replica(cores)
-        samples = read_samples(options.data or glue() / "MRPC" / "dev.tsv", about_server(address))
+        samples = read_samples(data, about_server(address))
         with on(cores):  # threads of ONNX Runtime keep the cores of the thread that makes them
             alone = Alone(options.model, options.threads, options.loss, samples)
         compare(alone, Served(address, samples), cores, options, result)

@@ -2,8 +2,10 @@
 
 `adaptive` has a target for the 99th percentile of latencies and a floor for the score; `fixed` always uses the fastest
 threshold that loses nothing; `full depth` is what one has without exits: the encoder with its last exit as one ONNX graph
-in int8, fused and quantised by onnxruntime's own tools (benchmarks/serving.py), behind the same server. Writes every request to OUT/NAME.parquet, and draws load, p99,
-speed-up and score over time to OUT/surge.png. About three minutes.
+in int8, fused and quantised by onnxruntime's own tools (benchmarks/serving.py), behind the same server. Writes every
+request to OUT/NAME.parquet, and draws load, p99, speed-up and score over time to OUT/surge.png. About three minutes.
+
+The replica has the last core of those that this program may use; the load generator, the front and Ray have the first.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 from common import glue, scratch, stop
 
 from tune.serve.load import (
@@ -77,6 +80,15 @@ def server(model: Path, out: Path, *words: str) -> Iterator[str]:
             process.wait(60)
 
 
+def pin_replica(cores: set[int]) -> None:
+    """Move all threads of the replica of a server that this process has started to cores of their own."""
+    replicas = [one for one in psutil.Process().children(recursive=True) if "Replica" in one.name()]
+    if len(replicas) != 1:
+        stop(f"expected one replica of the server, there are {len(replicas)}")
+    for thread in replicas[0].threads():
+        os.sched_setaffinity(thread.id, cores)
+
+
 def full_depth(saved: Path, exported: Path, out: Path) -> Path:
     """Write the encoder with its last exit as one int8 graph, in the form of an exported folder.
 
@@ -127,14 +139,18 @@ def main() -> None:
         "adaptive": (args.model, *target),
     }
     peak, rows, about = args.peak, {}, {}
+    available = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, available[:1])
     if peak is None:
         with server(args.model, args.out, "--max-loss", f"{args.max_loss:g}") as address:
+            pin_replica({available[-1]})
             capacity = measure_capacity(address, read_samples(data, about_server(address)))
         peak = round(SHARE * capacity, 1)
         print(f"capacity at a loss of {args.max_loss:g} points: {capacity:.1f} requests/s; the surge has {peak:g}")
     surge = Surge(peak / 10, 10, args.seconds / 4, args.seconds / 2, args.seconds / 4)
     for name, words in servers.items():
         with server(words[0], args.out, *words[1:]) as address:
+            pin_replica({available[-1]})
             about[name] = about_server(address)
             rows[name] = run_load(address, read_samples(data, about[name]), surge, args.seed)
         save(rows[name], args.out / f"{name.replace(' ', '-')}.parquet")

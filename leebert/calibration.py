@@ -21,9 +21,9 @@ from leebert.data.sources import Examples
 from leebert.errors import ConfigError, DataError
 from leebert.evaluate import RecordedLogits, record_all
 from leebert.exits import with_threshold
-from leebert.exits.checks import choosable
+from leebert.exits.checks import ExitParameters, choosable
 from leebert.exits.criterion import Criterion, ExitCriterion
-from leebert.exits.replay import make_criterion
+from leebert.exits.replay import make_criterion, replay
 from leebert.files import parse_json, write_together
 from leebert.kinds import kind_of_model
 from leebert.latency import exit_milliseconds
@@ -226,11 +226,26 @@ def calibrate(
         if not own.near and not own_row.whole:
             raise DataError(f"{source}: {own.shortfall}; set --speed-up to that, or give other texts")
     expected = {name: speed_up_interval(recorded, name, one.threshold, one.patience) for name, one in chosen.items()}
-    mean = None if times is None else float(times.at_layers(subject.depth / own.reached))
+    mean = None if times is None else float(times.mean(exit_counts(recorded, own)))
     return Calibration(
         own, chosen, expected, len(texts), cut, source, recorded, curves(recorded, own.patience),
         bool(collapsed(recorded.logits).all()), times, mean,
     )  # fmt: skip
+
+
+def exit_counts(recorded: RecordedLogits, exits: ExitParameters) -> np.ndarray:
+    """Count the samples that exit at each exit.
+
+    Args:
+        recorded: Logits (M, N, K).
+        exits: The exit criterion with its parameters.
+
+    Returns:
+        (M,) numbers of samples.
+    """
+    m, _, k = recorded.logits.shape
+    criterion = make_criterion(exits.criterion, exits.threshold, exits.patience, num_exits=m, num_classes=k)
+    return np.bincount(replay(criterion, recorded.logits), minlength=m)
 
 
 def _check_count(texts: Sequence[tuple[str, ...]], source: str, model: Subject, speed_up: float) -> None:

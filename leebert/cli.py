@@ -690,8 +690,8 @@ def export(
         str | None,
         typer.Option(
             metavar="[dynamic|static]",
-            help="Quantise the layers to 8 bits, per channel; the ranges of activations are computed for each batch (dynamic, "
-            "the default for texts) or measured on samples (static, the default for images).",
+            help="Quantise the layers to 8 bits, per channel; the ranges of activations are measured on samples (static, "
+            "the default) or, for texts, computed for each batch (dynamic).",
         ),
     ] = None,
     exits: Annotated[
@@ -709,7 +709,7 @@ def export(
     json_: Json = False,
 ) -> None:
     """Export a model as ONNX graphs between its exits, with thresholds and times measured on the exported model."""
-    for option, value, valid in (("--to", to, ("onnx",)), ("--int8", int8, (None, "auto", "dynamic", "static")),
+    for option, value, valid in (("--to", to, ("onnx",)), ("--int8", int8, (None, "dynamic", "static")),
                                  ("--exits", exits, ("auto", "all"))):  # fmt: skip
         if value not in valid:
             raise ConfigError(f"{option} {value}: should be {' or '.join(v for v in valid if v)}")

@@ -110,6 +110,10 @@ Exported = Annotated[
 Experiment = Annotated[str | None, typer.Option(help="MLflow experiment; by default the sweep's own, or leebert-TASK.")]
 
 
+#: What `--int8` without a value means.
+INT8 = "static"
+
+
 class Command(TyperCommand):
     """A command that also accepts the former spellings of its options."""
 
@@ -127,10 +131,9 @@ class ExportCommand(Command):
         """Give `--int8` its default value."""
         given = [*args, ""]
         bare = [
-            arg == "--int8" and after not in ("auto", "dynamic", "static")
-            for arg, after in zip(given, given[1:], strict=False)
+            arg == "--int8" and after not in ("dynamic", "static") for arg, after in zip(given, given[1:], strict=False)
         ]
-        return super().parse_args(ctx, ["--int8=auto" if b else arg for arg, b in zip(args, bare, strict=False)])
+        return super().parse_args(ctx, [f"--int8={INT8}" if b else arg for arg, b in zip(args, bare, strict=False)])
 
 
 def warn_of_former(former: str, new: str) -> None:

@@ -15,7 +15,7 @@ import leebert
 import leebert.cli
 import leebert.recipe
 import tune.cli
-from leebert.calibration import calibrate
+from leebert.calibration import calibrate, saved_subject
 from leebert.cli_options import RENAMED, Command, Criterion
 from leebert.config import ExitConfig, TrainConfig, parse
 from leebert.errors import ConfigError
@@ -88,7 +88,7 @@ BEHIND = {
     "train": (train_model,),
     "evaluate": (evaluate_split, RefitPlan),  # a refit evaluates its models as `evaluate` does
     "predict": (submit,),
-    "calibrate": (calibrate,),
+    "calibrate": (calibrate, saved_subject),
     "sweep": (new_sweep,),
     "doctor": (examine,),
     "resume": (resume_sweep,),

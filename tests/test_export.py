@@ -332,11 +332,14 @@ def test_an_exported_folder_is_calibrated_on_texts_in_place(exported, cli, tmp_p
 def test_int8_replaces_an_earlier_export_and_says_how_it_was_made(saved, exported, cli, tmp_path):
     out = tmp_path / "again"
     shutil.copytree(exported[0], out)
-    done = cli("leebert", "export", saved, "--int8", "--out", out, "--json", "--speed-up", 1.4)
+    done = cli("leebert", "export", saved, "--int8", "--exits", "all", "--out", out, "--json", "--latency", "1000ms")
     assert done.code == 0, done.err
     manifest = read_manifest(out)
-    assert manifest.precision == "int8-dynamic"
-    assert done.json["precision"] == "int8-dynamic"
+    curve = manifest.curve(manifest.exits.criterion, manifest.exits.patience)
+    own = next(point for point in curve.points if point.threshold == manifest.exits.threshold)
+    assert own.score == max(point.score for point in curve.points), "the best within a time that all points keep"
+    assert manifest.precision == done.json["precision"] == "int8-static"
+    assert "Ranges of int8 were measured on" in (out / "README.md").read_text()
     assert [p.name for p in tmp_path.iterdir()] == ["again"]
     assert ExportedModel.load(out).predict([("the cat", "a dog")])
     assert sum(f.stat().st_size for f in out.glob("*.onnx")) < sum(f.stat().st_size for f in exported[0].glob("*.onnx"))

@@ -137,9 +137,8 @@ def test_a_best_file_of_a_method_with_stages_counts_the_last_ones_epochs_and_tra
     assert trained.code == 0, trained.err
     assert trained.json["theta_updates"] == best["theta_updates"]
     assert trained.json["epochs"][-1]["theta_updates"] == best["theta_updates"] + per_epoch
-    refitted = cli(
-        "leebert-tune", "refit", file, "--seeds", "1", "--speed-up", "2", "--out", "refits/deebert", "--anyway"
-    )
+    options = ("--seeds", "1", "--speed-up", "2", "--export", "none", "--out", "refits/deebert", "--anyway")
+    refitted = cli("leebert-tune", "refit", file, *options)
     assert refitted.code == 0, refitted.err
 
 

@@ -222,7 +222,7 @@ def test_a_best_file_is_verified_and_refitted_beside_the_old_models(place, datab
         [cell["now"] for cell in expected["verify"]["cells"]], abs=TRAINED
     )
     tracking = ("--tracking-uri", f"sqlite:///{database}")
-    criterion = ("--strategy", "pcee", "--patience", 1, "--speed-up", 1.5)
+    criterion = ("--strategy", "pcee", "--patience", 1, "--speed-up", 1.5, "--export", "none")
     taken = cli("leebert-tune", "refit", "best/pairs.yaml", *moved, *tracking, *criterion)
     assert "refits/pairs: it already holds a refit" in taken.err
     ran = cli("leebert-tune", "refit", "best/pairs.yaml", *moved, *tracking, *criterion, "--out", "again", "--json")

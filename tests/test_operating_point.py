@@ -17,6 +17,7 @@ from leebert.errors import ConfigError
 from leebert.evaluate import RecordedLogits
 from leebert.exits import CRITERIA, with_threshold
 from leebert.exits.criterion import Criterion
+from leebert.milliseconds import ExitMilliseconds
 from leebert.operating_point import Aim, choose_exits, choose_point, in_words, saved_tradeoffs
 from leebert.recipe import RunConfig, _summary, chooses_exits, own_exits
 from leebert.serving import Served
@@ -159,6 +160,29 @@ def test_at_a_speed_up_the_most_accurate_of_the_near_criteria_is_taken():
     assert near
     full = float(every[0].scores[-1])
     assert full - found.loss == pytest.approx(max(point.measures["score"] for point in near))
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 20), st.floats(1.0, 16.0))
+def test_within_a_time_no_criterion_scores_higher_and_the_time_is_kept(seed, latency):
+    logits = recorded(seed)
+    times = ExitMilliseconds((1.0, 2.0, 4.0, 8.0, 16.0), (1, 2, 3, 4, 5), "a machine")
+    chosen = choose_exits(logits, "accuracy", Aim.of(milliseconds=latency), times=times)
+    point = replay_point(logits, "accuracy", chosen.criterion, chosen.threshold, chosen.patience)
+    assert times.mean(point.exits) <= latency * (1 + 1e-9)
+    every = tradeoffs(logits, metric="accuracy", criteria=CRITERIA.built_in).values()
+    within = [p.measures["score"] for curve in every for p in curve if times.mean(p.exits) <= latency]
+    assert point.measures["score"] == pytest.approx(max(within))
+
+
+def test_a_time_that_no_criterion_reaches_or_with_another_aim_is_refused():
+    times = ExitMilliseconds((1.0, 2.0, 4.0, 8.0, 16.0), (1, 2, 3, 4, 5), "a machine")
+    aim = Aim.of(milliseconds=0.5)
+    with pytest.raises(ConfigError, match=r"0.5 ms: exit criterion entropy takes from 1 to 16 ms .*\(a machine\)"):
+        choose_exits(recorded(), "accuracy", aim, "entropy", times=times)
+    for more in ({"speed_up": 2.0}, {"max_loss": 1.0}):
+        with pytest.raises(ConfigError, match="--latency and --.*: give one of them"):
+            Aim.of(milliseconds=5, **more)
 
 
 def test_saved_curves_give_the_same_point():

@@ -23,6 +23,7 @@ from proxy import Fault, proxy
 from leebert.errors import ConfigError, DataError, DivergedError
 from leebert.exported.model import ExportedModel
 from leebert.latency import time_criteria
+from leebert.milliseconds import ExitMilliseconds
 from leebert.provenance import code_version
 from leebert.recipe import train_model
 from leebert.yaml import dump_yaml, load_yaml
@@ -236,6 +237,35 @@ def test_what_missed_its_speed_up_is_in_refit_json_and_in_the_card(refitted):
             if missed:
                 expected.add((int(seed), point["criterion"]))
     assert {(m["seed"], m["criterion"]) for m in ran.json["missed"]} == expected
+
+
+def test_a_largest_time_per_text_gives_the_thresholds(best_place, refit, tmp_path, monkeypatch):
+    """With times that are proportional to layers."""
+    times = ExitMilliseconds(tuple(float(i) for i in range(1, LAYERS + 1)), tuple(range(1, LAYERS + 1)), "made up")
+    monkeypatch.setattr("tune.models.refit.time_network", lambda *_: times)
+    options = ("--name", "leebert-timed", "--criterion", "entropy", "--out", tmp_path / "m")
+    ran = refit(best_place.file, "--latency", "2.5ms", *options, "--json")
+    assert ran.code == 0, ran.err
+    assert (ran.json["latency"], ran.json["times"]["measured"], ran.json["missed"]) == (2.5, "made up", [])
+    assert LAYERS / ran.json["chosen"]["entropy"]["reached"] <= 2.5
+    refused(refit(best_place.file, "--latency", "2.5ms", "--speed-up", 2, "--out", tmp_path / "n"), "give one of them")
+    refused(refit(best_place.file, "--latency", "0.5ms", "--out", tmp_path / "n"), "takes from 1 to 4 ms per sample")
+    refused(refit(best_place.file, "--latency", "soon", "--out", tmp_path / "n"), "--latency soon")
+
+
+def test_without_the_packages_of_an_export_one_line_names_them(monkeypatch, caplog):
+    from tune.models.exporting import form_of
+
+    assert [form_of(form) for form in (None, "int8", "fp32", "none")] == ["int8", "int8", "fp32", "none"]
+    with pytest.raises(ConfigError, match="--export int4: should be int8, fp32 or none"):
+        form_of("int4")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert form_of(None) == "none"
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert "will run in PyTorch" in line
+    assert "pip install 'leebert-sweep[export]'" in line
+    with pytest.raises(ConfigError, match="needs onnx, onnxscript, onnxruntime"):
+        form_of("int8")
 
 
 def test_a_seed_that_diverges_is_omitted_unless_it_is_the_registered_one(best_place, refit, tmp_path, monkeypatch):

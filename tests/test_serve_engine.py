@@ -16,6 +16,7 @@ from tune.serve.control import OperatingPoint, Target
 from tune.serve.engine import Engine
 from tune.serve.front import Front
 from tune.serve.metrics import Metrics
+from tune.serve.model import fixed_rows
 from tune.serve.queue import TURNS, Job, Queue, Row, batch_size, form_batch
 from tune.serve.requests import Limits, Refusal
 from tune.serve.wire import HEADER, HELLO, LONGEST_GREETING, Frames
@@ -30,11 +31,12 @@ class Model:
     columns = (("text",),)
 
     def __init__(self):
-        self.batches, self.go = [], threading.Event()
+        self.batches, self.go, self.encoded = [], threading.Event(), 0
         self.go.set()
         self.error = None
 
     def encode(self, texts, *, truncate):
+        self.encoded += len(texts)
         return [Row(text[0], len(text[0])) for text in texts]
 
     def choose(self, choice):
@@ -129,6 +131,13 @@ def test_the_size_of_a_batch_gives_what_waits_the_least_mean_delay(waiting, fixe
 
     size = batch_size(waiting, fixed)
     assert delay(size) <= min(delay(size + 1), delay(max(1, size - 1))) * 1.05
+
+
+@given(st.integers(2, 32), st.floats(0, 2))
+def test_the_fixed_time_of_a_batch_follows_from_its_time_and_that_of_its_rows(count, fixed):
+    assert fixed_rows(count, (fixed + count) / (count * (fixed + 1))) == pytest.approx(fixed, abs=1e-9)
+    assert fixed_rows(count, 1.2) == 0
+    assert fixed_rows(count, 1 / count) == count
 
 
 @given(st.lists(st.tuples(st.booleans(), st.integers(1, 60)), min_size=1, max_size=20), st.integers(1, 9))
@@ -403,6 +412,9 @@ def test_a_connection_whose_body_was_not_read_is_closed_and_others_are_kept(monk
         await until(lambda: any(one.done() for one in held))
         refused = next(one.result() for one in held if one.done())
         assert (refused[0], refused[1].get("connection")) == (429, None), "the replica's queue is full"
+        encoded = served.model.encoded
+        assert (await served.ask(BODY))[0] == 429
+        assert served.model.encoded == encoded, "what is refused is not tokenised"
         served.model.go.set()
         await asyncio.gather(*held)
 

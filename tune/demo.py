@@ -123,7 +123,10 @@ def conclude(steps: Steps, uri: str, tracking: Sequence[str]) -> None:
         tracking: The options that name it; none if it is in the environment.
     """
     steps.run("best", PROGRAM, "best", NAME, "--out", "demo/best", *STORAGE)
-    steps.run("refit", PROGRAM, "refit", "demo/best/demo.yaml", "--speed-up", "2.5", "--out", "demo/model", *tracking)
+    steps.run(
+        "refit", PROGRAM, "refit", "demo/best/demo.yaml", "--speed-up", "2.5", "--export", "none", "--out", "demo/model",
+        *tracking,
+    )  # fmt: skip
     print("\nDo learned weights beat equal ones? (Half of the labels are wrong for exits 1 and 2.)")
     steps.run("compare", PROGRAM, "compare", NAME, "--a", "hyper-v2", "--b", "uniform-d1", *STORAGE)
     print("\nDoes CLO-v2 beat BLO?")

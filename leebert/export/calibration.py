@@ -10,12 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from leebert.calibration import Calibration, Recording, Subject
+from leebert.calibration import Calibration, Recording, Subject, exit_counts
 from leebert.errors import DataError
 from leebert.evaluate import RecordedLogits
 from leebert.exits import named
 from leebert.exits.criterion import ExitCriterion
-from leebert.exits.replay import make_criterion, replay
 from leebert.export.network_times import exported_times
 from leebert.export.samples import record_exported
 from leebert.exported.manifest import MANIFEST, Curve, Exits, Manifest, Timing, verify_files
@@ -46,7 +45,7 @@ def exported_subject(
     def record(texts: Sequence[tuple[str, ...]], time: Callable[[Any], ExitMilliseconds] | None) -> Recording:
         rows = model.encode(texts, truncate=True)
         full = np.flatnonzero(rows.lengths == manifest.max_length)
-        cut = sum(_too_long(model, texts[int(row)]) for row in full)
+        cut = sum(_too_long(model, texts[row]) for row in full.tolist())
         return record_exported(model, rows, None, batch_size, progress), cut, time(rows) if time else None
 
     def time(rows: Any, criterion: ExitCriterion) -> ExitMilliseconds:
@@ -130,14 +129,11 @@ def save_exported_calibration(folder: Path, manifest: Manifest, calibration: Cal
 
 def _on(curve: Curve, recorded: RecordedLogits, times: ExitMilliseconds) -> Curve:
     """Replace layers and milliseconds of a curve's points by those of recorded texts."""
-    exits, samples, classes = recorded.logits.shape
     points = []
     for point in curve.points:
-        criterion = make_criterion(
-            curve.criterion, point.threshold, curve.patience, num_exits=exits, num_classes=classes
-        )
-        counts = np.bincount(replay(criterion, recorded.logits), minlength=exits)
-        layers = float(counts @ np.asarray(recorded.layers)) / samples
+        exits = Exits(criterion=curve.criterion, threshold=point.threshold, patience=curve.patience)
+        counts = exit_counts(recorded, exits)
+        layers = float(counts @ np.asarray(recorded.layers)) / counts.sum()
         points.append(
             dataclasses.replace(
                 point, mean_exit_layer=layers, speed_up=recorded.depth / layers,

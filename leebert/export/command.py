@@ -46,9 +46,6 @@ from leebert.tradeoff import tradeoff
 #: Precisions by the value of `--int8`; None: without the option.
 PRECISIONS = {None: "fp32", "dynamic": "int8-dynamic", "static": "int8-static"}
 
-#: The kind of int8 of texts unless it is stated.
-INT8 = "dynamic"
-
 
 @dataclasses.dataclass(frozen=True)
 class Validated:
@@ -68,7 +65,7 @@ class Options:
     """The options of an export.
 
     Attributes:
-        int8: `dynamic`, `static`, or `auto`, which is dynamic for texts and static for images; None: float32.
+        int8: `dynamic` or `static`; None: float32.
         all_exits: Whether to keep every exit, whatever it costs.
         threads: Threads of ONNX Runtime in measurements.
         calibration: A file of texts for the ranges of static int8; None: training samples.
@@ -118,8 +115,6 @@ def export_model(
     check_out(out)
     model, tokenizer = kind_of_saved(folder).load(folder)
     model = model.float().eval()
-    if options.int8 == "auto":
-        options = dataclasses.replace(options, int8="static" if tokenizer is None else INT8)
     check_model(model, tokenizer, folder, options)
     with tempfile.TemporaryDirectory() as scratch:
         live.phase("reading the samples")
@@ -218,11 +213,12 @@ class _Export:
         validated = self.options.validated
         basis = validated.recorded if validated else recorded
         choice, first = self._choose(pieces, every, basis)
+        graphs, model, times = self._timed_segments(pieces, finest, every, choice)
+        if choice and self.aim.milliseconds is not None and times.cumsum()[0] > self.aim.milliseconds:
+            # Measured again, the first exit that was kept is slower than the aim: the exits before it are needed.
+            choice = dataclasses.replace(choice, kept=tuple(range(len(finest))), expected=choice.before)
+            graphs, model, times = self._timed_segments(pieces, finest, every, choice)
         kept = choice.kept if choice else (0,)
-        graphs = finest if len(kept) == len(finest) else self._graphs(pieces, [pieces.exit_layers[i] for i in kept])
-        model = every if graphs is finest else self._loaded(graphs, "kept")
-        live.phase("measuring the time")
-        times = segment_times({"kept": (model, self._any_threshold(model))}, self._timed)["kept"].segments
         recorded, basis = subset(recorded, kept), subset(basis, kept)
         chosen = self._chosen(basis, first, times)
         own = Exits(**chosen.exits.model_dump()) if chosen else Exits(criterion=FULL_MODEL)
@@ -242,6 +238,17 @@ class _Export:
         live.phase("writing the export")
         written = write_export(out, graphs, self.tokenizer, manifest, card(result))
         return dataclasses.replace(result, manifest=written)
+
+    def _timed_segments(
+        self, pieces: Pieces, finest: list[Graph], every: ExportedModel, choice: Choice | None
+    ) -> tuple[list[Graph], ExportedModel, np.ndarray]:
+        """Compose and load the segments of the exits that are kept, and measure the milliseconds of each."""
+        kept = choice.kept if choice else (0,)
+        graphs = finest if len(kept) == len(finest) else self._graphs(pieces, [pieces.exit_layers[i] for i in kept])
+        model = every if graphs is finest else self._loaded(graphs, "kept")
+        live.phase("measuring the time")
+        times = segment_times({"kept": (model, self._any_threshold(model))}, self._timed)["kept"].segments
+        return graphs, model, times
 
     def _graphs(self, pieces: Pieces, exit_layers: Sequence[int]) -> list[Graph]:
         graphs = compose(pieces, exit_layers)

@@ -216,19 +216,24 @@ def choose(
         ranked=ranking(rescored),
         near=near,
         too_slow=tuple(c.id for c in finished if c.id in too_slow),
-        front=tuple(
-            pareto(
-                tuple(c for c in curved if c.id not in unlearned),
-                replayed,
-                times,
-                by_time=objective.latency is not None,
-            )
-        ),
+        front=_front(objective, curved, unlearned, replayed, times),
         no_front=no_front,
         margins=margins,
         unlearned=unlearned,
         times=times or {},
     )
+
+
+def _front(
+    objective: RankingObjective,
+    curved: Sequence[Configuration],
+    unlearned: Sequence[str],
+    replayed: Mapping[CellKey, Tradeoff],
+    times: Mapping[str, ExitMilliseconds] | None,
+) -> tuple[FrontPoint, ...]:
+    """The Pareto front of those configurations that have learned: against time, if that is the objective."""
+    learned = tuple(c for c in curved if c.id not in unlearned)
+    return tuple(pareto(learned, replayed, times, by_time=objective.latency is not None))
 
 
 def _times(objective: RankingObjective, candidates: Mapping[str, Candidate]) -> dict[str, ExitMilliseconds]:

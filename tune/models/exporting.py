@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from leebert import live
+from leebert.cli_options import INT8
 from leebert.console import EXPORT_PACKAGES, missing_packages, require_packages
 from leebert.errors import ConfigError
 from leebert.evaluate import RecordedLogits
@@ -58,11 +59,7 @@ def form_of(requested: str | None) -> str:
 
 def int8_of(form: str) -> str | None:
     """The kind of int8 of a form; None for float32."""
-    if form != "int8":
-        return None
-    from leebert.export.command import INT8
-
-    return INT8
+    return INT8 if form == "int8" else None
 
 
 def time_network(best: BestFile, form: str, criterion: str, patience: int | None) -> ExitMilliseconds:
@@ -92,7 +89,7 @@ def time_network(best: BestFile, form: str, criterion: str, patience: int | None
 
 
 def export_model(
-    folder: Path, out: Path, form: str, recorded: RecordedLogits, source: str, own: Chosen, aim: Aim, name: str
+    folder: Path, out: Path, form: str, recorded: RecordedLogits, source: str, own: Chosen, aim: Aim, name: str | None
 ) -> None:
     """Export a refit's model, unless an interrupted refit has.
 
@@ -107,7 +104,7 @@ def export_model(
         source: What they are, in words.
         own: The model's exit criterion with its threshold.
         aim: What the threshold is chosen for.
-        name: The model's name in messages and pages.
+        name: The model's name in messages and pages; None: that of the folder.
 
     Raises:
         ConfigError: The model can't be exported.

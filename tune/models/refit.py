@@ -13,6 +13,7 @@ import fcntl
 import functools
 import json
 import logging
+import math
 import os
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -38,7 +39,7 @@ from leebert.recipe import RunConfig, train_model
 from leebert.report import claims_speed_up, print_evaluation, score_loss, speed_up_counts
 from leebert.runtime import Runtime
 from leebert.serving import text_columns
-from leebert.thresholds import FILE, Chosen, check_speed_up, curves, curves_as_json
+from leebert.thresholds import FILE, MISSED, Chosen, check_speed_up, curves, curves_as_json
 from leebert.tradeoff import tradeoffs
 from leebert.training_data import effective_task
 from tune.analysis.learned import ADVICE, ConfigurationMargin, of_cells, of_logits
@@ -270,14 +271,16 @@ def claimed(ready: PreparedRefit) -> Iterator[None]:
         os.close(handle)
 
 
-def refit(ready: PreparedRefit, *, name: str = "model", served_as: str = "", anyway: bool = False) -> dict[str, Any]:
+def refit(
+    ready: PreparedRefit, *, name: str | None = None, served_as: str = "", anyway: bool = False
+) -> dict[str, Any]:
     """Train, evaluate and describe one model per seed in `out`/seed-N; an interrupted refit resumes in the same `out`.
 
     A seed that diverges is skipped, unless it is the one to register.
 
     Args:
         ready: The prepared refit.
-        name: The registered model's name, which the exported one gets.
+        name: The exported model's name in messages and pages; None: that of its folder.
         served_as: The address in MLflow that the registered seed's card names.
         anyway: Whether to accept a registered model that has no exit above the majority class.
 
@@ -307,7 +310,7 @@ def refit(ready: PreparedRefit, *, name: str = "model", served_as: str = "", any
     return outcome
 
 
-def _exported(ready: PreparedRefit, name: str) -> dict[str, Any] | None:
+def _exported(ready: PreparedRefit, name: str | None) -> dict[str, Any] | None:
     """Export the model of the seed to register, and evaluate the export; None: it is registered in PyTorch."""
     if ready.form == "none":
         return None
@@ -378,7 +381,7 @@ def _outcome(ready: PreparedRefit, summaries: Mapping[int, Any], evaluations: Ma
         **({"latency": plan.latency, "times": ready.times.as_dict()} if ready.times else {}),
         "differs": list(_differs(best, summaries[plan.seeds[0]])),
         "evaluations": {str(seed): e["splits"] for seed, e in evaluations.items()},
-        "missed": _missed(evaluations, chosen),
+        "missed": _missed(evaluations, chosen, ready.times is not None),
         "overspent": _overspent(evaluations, chosen),
     }
 
@@ -387,16 +390,26 @@ def _metric(best: BestFile) -> str:
     return effective_task(best.config.task, best.config.data.group_by).metric
 
 
-def _missed(evaluations: Mapping[int, Any], chosen: Mapping[str, Chosen]) -> list[dict[str, Any]]:
-    """List the criteria and splits on which a model's layer speed-up misses the aim."""
-    return [
-        {"seed": seed, "split": split, "criterion": point["criterion"], "aim": own.aim, "speed_up": point["speed_up"]}
-        for seed, evaluation in evaluations.items()
-        for split, evaluated in evaluation["splits"].items()
-        if claims_speed_up(evaluated)
-        for point in evaluated["chosen"]
-        if (own := chosen[point["criterion"]]).missed(point["speed_up"])
-    ]
+def _missed(evaluations: Mapping[int, Any], chosen: Mapping[str, Chosen], timed: bool) -> list[dict[str, Any]]:
+    """List the criteria and splits on which a model's layer speed-up misses the aim; without such an aim, none."""
+    return (
+        []
+        if timed
+        else [
+            {
+                "seed": seed,
+                "split": split,
+                "criterion": point["criterion"],
+                "aim": own.aim,
+                "speed_up": point["speed_up"],
+            }
+            for seed, evaluation in evaluations.items()
+            for split, evaluated in evaluation["splits"].items()
+            if claims_speed_up(evaluated)
+            for point in evaluated["chosen"]
+            if (own := chosen[point["criterion"]]).missed(point["speed_up"])
+        ]
+    )
 
 
 def _overspent(evaluations: Mapping[int, Any], chosen: Mapping[str, Chosen]) -> list[dict[str, Any]]:
@@ -504,13 +517,18 @@ def _print_points(outcome: Mapping[str, Any]) -> None:
         clock = {t["criterion"]: t for t in e.get("wall_clock", ())}
         for p in e["chosen"]:
             chosen, time = outcome["chosen"][p["criterion"]], clock.get(p["criterion"])
+            aim = (
+                f"target: at most {outcome['latency']:g} ms per sample"
+                if "latency" in outcome
+                else _aim_in_words(chosen)
+            )
             in_time = (
                 f", wall-clock speed-up {time['speed_up']:.2f} on samples of layer speed-up {time['layer_ratio']:.2f}"
                 if time
                 else ""
             )
             sentence(
-                f"{named(p['criterion'], p['patience'])} {p['threshold']:.6g}: {_aim_in_words(chosen)}; layer speed-up "
+                f"{named(p['criterion'], p['patience'])} {p['threshold']:.6g}: {aim}; layer speed-up "
                 f"{chosen['reached']:.2f} in validation, on {split} "
                 f"{p['speed_up']:.2f} ({p['speed_up'] / chosen['asked'] - 1:+.0%}){in_time}; score {100 * p['measures']['score']:.2f} "
                 f"({-100 * score_loss(e, p) + 0.0:+.2f})"
@@ -528,6 +546,12 @@ def _print_exported(outcome: Mapping[str, Any]) -> None:
     )
     for split, evaluation in exported["splits"].items():
         print_evaluation(f"{split}, exported", evaluation)
+        taken = evaluation["own"].get("milliseconds", 0.0)
+        if taken > (1 + MISSED) * outcome.get("latency", math.inf):
+            sentence(
+                f"warning: the exported model takes {taken:.3g} ms per sample on {split}; the target was at most "
+                f"{outcome['latency']:g} ms: calibrate the export on texts of such lengths"
+            )
 
 
 def _print_misses(outcome: Mapping[str, Any]) -> None:

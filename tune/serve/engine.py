@@ -97,8 +97,7 @@ class Engine:
             future.set_result([])
             return future
         with self._wake:
-            large = len(rows) > self._most(self.controller.points[-1], SHARE)
-            self._admit(len(rows), large)
+            large = self._admit(len(rows))
             job = Job(rows, exits, future, self._clock(), large)
             self._queue.add(job)
             if large:
@@ -109,7 +108,21 @@ class Engine:
         future.add_done_callback(lambda done: self._drop(job) if done.cancelled() else None)
         return future
 
-    def _admit(self, rows: int, large: bool) -> None:
+    def admit(self, rows: int) -> None:
+        """Refuse a request for which there is no room, before it is tokenised.
+
+        Args:
+            rows: Number of its rows.
+
+        Raises:
+            Refusal: As :meth:`submit`.
+        """
+        with self._wake:
+            self._admit(rows)
+
+    def _admit(self, rows: int) -> bool:
+        """Refuse a request for which there is no room; returns whether it is a large one."""
+        large = rows > self._most(self.controller.points[-1], SHARE)
         if self._closed:
             raise Refusal(503, "the server is shutting down: send the request to another one", retry_after=1)
         waiting = self._queue.large if large else self._queue.ordinary
@@ -121,13 +134,14 @@ class Engine:
                 f"too many requests: {waiting} waiting {kind}, a wait of {expected:.0f} ms; send the request again later",
                 retry_after=max(1, math.ceil(expected / 1000)),
             )
+        return large
 
     def _wait(self, large: bool) -> float:
         """Milliseconds until the first row of a newcomer is predicted, at the fastest point."""
         fastest, queue = self.controller.points[-1], self._queue
         waiting = queue.ordinary
         if large:  # one turn of each other large request
-            waiting += queue.large_requests * min(self._most(fastest, LARGE_SHARE), self.limits.batch)
+            waiting += queue.large_requests * self._most(fastest, LARGE_SHARE)
         oldest = 0.0 if queue.oldest is None else 1000 * (self._clock() - queue.oldest)
         return max(waiting * fastest.milliseconds * self.controller.pace, oldest)
 

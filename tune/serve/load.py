@@ -125,7 +125,7 @@ def about_server(address: str) -> dict[str, Any]:
     return about
 
 
-class _Client(asyncio.Protocol):
+class Client(asyncio.Protocol):
     """A connection that sends one request at a time."""
 
     def __init__(self) -> None:
@@ -134,9 +134,18 @@ class _Client(asyncio.Protocol):
         self._answer: asyncio.Future[tuple[int, bytes]] | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Keep the transport."""
         self.transport = cast(asyncio.Transport, transport)
 
     def ask(self, request: bytes) -> asyncio.Future[tuple[int, bytes]]:
+        """Send a request, after the answer to the one before.
+
+        Args:
+            request: All its bytes (:func:`http_request`).
+
+        Returns:
+            A future with status and body of the answer.
+        """
         assert self.transport is not None
         self._answer = asyncio.get_running_loop().create_future()
         self._buffer = b""
@@ -144,6 +153,7 @@ class _Client(asyncio.Protocol):
         return self._answer
 
     def data_received(self, data: bytes) -> None:
+        """Read the answer."""
         self._buffer += data
         head, complete, body = self._buffer.partition(b"\r\n\r\n")
         if not complete or self._answer is None or self._answer.done():
@@ -154,6 +164,7 @@ class _Client(asyncio.Protocol):
             self._answer.set_result((int(head[9:12]), body[:length]))
 
     def connection_lost(self, exc: Exception | None) -> None:
+        """Fail the open request."""
         if self._answer is not None and not self._answer.done():
             self._answer.set_exception(ConnectionResetError("the server closed the connection"))
 
@@ -177,10 +188,10 @@ async def drive(
     Returns:
         Per request: arrival (s), latency_ms, status (0: no answer), threshold, exit_layer, layers_saved and correct.
     """
-    host, port = _place(address)
+    host, port = place_of(address)
     order = np.random.default_rng(seed).integers(len(samples), size=len(times))
-    requests = [_request(host, sample.body) for sample in samples]
-    loop, idle = asyncio.get_running_loop(), list[_Client]()
+    requests = [http_request(host, sample.body) for sample in samples]
+    loop, idle = asyncio.get_running_loop(), list[Client]()
     rows: list[dict[str, Any]] = []
 
     async def one(at: float, which: int, due: float) -> None:
@@ -190,7 +201,7 @@ async def drive(
                 while idle and (client is None or client.transport is None or client.transport.is_closing()):
                     client = idle.pop()
                 if client is None or client.transport is None or client.transport.is_closing():
-                    _, client = await loop.create_connection(_Client, host, port)
+                    _, client = await loop.create_connection(Client, host, port)
                 status, body = await client.ask(requests[which])
         except (OSError, TimeoutError):
             if client is not None and client.transport is not None:
@@ -215,14 +226,23 @@ async def drive(
     return sorted(rows, key=lambda row: row["arrival"])
 
 
-def _place(address: str) -> tuple[str, int]:
-    """Host and port of a server's address."""
+def place_of(address: str) -> tuple[str, int]:
+    """Split a server's address into host and port.
+
+    Args:
+        address: Such as http://127.0.0.1:8000.
+    """
     url = urlsplit(address)
     return url.hostname or "127.0.0.1", url.port or 80
 
 
-def _request(host: str, body: bytes) -> bytes:
-    """A whole HTTP request."""
+def http_request(host: str, body: bytes) -> bytes:
+    """Make the bytes of an HTTP request.
+
+    Args:
+        host: The server's host.
+        body: The body, JSON.
+    """
     head = f"POST /invocations HTTP/1.1\r\nhost: {host}\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
     return head.encode() + body
 
@@ -270,12 +290,12 @@ async def closed_loop(address: str, samples: Sequence[Sample], order: Iterator[i
     Raises:
         ConfigError: The server answers another status than 200.
     """
-    host, port = _place(address)
-    requests = [_request(host, sample.body) for sample in samples]
+    host, port = place_of(address)
+    requests = [http_request(host, sample.body) for sample in samples]
     loop, times = asyncio.get_running_loop(), list[float]()
 
     async def one() -> None:
-        _, client = await loop.create_connection(_Client, host, port)
+        _, client = await loop.create_connection(Client, host, port)
         for which in order:
             started = time.perf_counter()
             status, body = await client.ask(requests[which])

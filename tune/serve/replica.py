@@ -15,8 +15,8 @@ from tune.serve.requests import Limits
 
 #: Seconds that a shutdown waits for open requests.
 DRAIN_S = 30.0
-#: Least fixed time of a batch, in rows: to hand it to the thread of the model and its answers back.
-HANDOVER = 0.1
+#: Time of a batch outside the model, in rows: to hand it to the model's thread, and its answers back.
+HANDOVER = 0.05
 #: Seconds in which frames on their way arrive.
 ON_THEIR_WAY_S = 0.2
 
@@ -64,7 +64,7 @@ class Replica:
         fixed = model.warm_up()
         target, metrics = options.target, Metrics()
         points = operating_points(model.manifest, model.own, target.max_loss if target else None)
-        self._engine = Engine(model, points, target, options.limits, metrics, max(fixed, HANDOVER))
+        self._engine = Engine(model, points, target, options.limits, metrics, fixed + HANDOVER)
         hello = {"token": options.token, "replica": f"{os.uname().nodename}-{os.getpid()}", "pid": os.getpid()}
         self._worker = Worker(model, self._engine, options.limits, metrics, hello)
         self._thread = threading.Thread(

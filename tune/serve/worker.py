@@ -110,6 +110,7 @@ class Worker:
         elif kind == REQUEST:
             try:
                 request = read_request(payload, self.model.columns, self.limits)
+                self.engine.admit(len(request.texts))
                 if len(request.texts) > FEW:
                     future = asyncio.ensure_future(self._long(request))
                 else:
