@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -96,6 +97,22 @@ def test_labels_and_colours() -> None:
         sum((a - b) ** 2 for a, b in zip(x, y, strict=True)) ** 0.5 for x, y in itertools.combinations(channels, 2)
     ]
     assert min(distances) > 60, "two algorithms look alike"
+
+
+def _luminance(channels: Sequence[int]) -> float:
+    """The relative luminance of an sRGB colour (WCAG 2)."""
+    linear = [
+        c / 12.92 if c <= 0.03928 else ((c + 0.055) / 1.055) ** 2.4 for c in (channel / 255 for channel in channels)
+    ]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def test_colours_can_be_seen_on_light_and_on_dark_pages() -> None:
+    dark = _luminance((0x11, 0x17, 0x1C))  # MLflow's background
+    for method in METHODS.values():
+        own = _luminance([int((method.colour or "")[i : i + 2], 16) for i in (1, 3, 5)])
+        assert (own + 0.05) / (dark + 0.05) >= 2.9, f"{method.name} on a dark page"
+        assert 1.05 / (own + 0.05) >= 1.9, f"{method.name} on a light page"
 
 
 def test_run_names() -> None:

@@ -94,5 +94,5 @@ METHOD = Method(
     options=frozenset({"keep", "prune_rounds", "first_epochs", "temperature", "gradient_equilibrium"}),
     stages=stages,
     costs=costs,
-    colour="#5039bf",
+    colour="#5a4be1",
 )

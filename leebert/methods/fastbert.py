@@ -61,5 +61,5 @@ METHOD = Method(
     stages=stages,
     costs=costs,
     teachers="last",
-    colour="#6d4c41",
+    colour="#785f55",
 )

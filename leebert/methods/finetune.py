@@ -43,5 +43,5 @@ METHOD = Method(
     cost="1",
     differs="optimiser, schedule and epochs are those of all methods here, for a fair comparison",
     stages=stages,
-    colour="#333333",
+    colour="#aaafb4",
 )

@@ -86,6 +86,6 @@ METHOD = Method(
     conflict=split_conflict,
     costs=functools.partial(constant, cost=8 / 3),
     samples="D1 and D2",
-    colour="#b3261e",
+    colour="#be2d1e",
     chart_order=4,
 )

@@ -22,5 +22,5 @@ METHOD = Method(
     options=JOINT,
     stages=stages,
     costs=after_first,
-    colour="#101088",
+    colour="#1e55eb",
 )

@@ -80,5 +80,5 @@ METHOD = Method(
     options=frozenset({"keep", "first_epochs", "replacing_rate"}),
     stages=stages,
     costs=costs,
-    colour="#8c078c",
+    colour="#a50acd",
 )

@@ -33,6 +33,6 @@ METHOD = Method(
     omega=omega,
     conflict=split_conflict,
     samples="D1",
-    colour="#4a4f80",
+    colour="#5a5fa0",
     chart_order=6,
 )
