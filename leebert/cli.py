@@ -612,13 +612,17 @@ def calibrate(
     _check_input(texts)
     check_writable(model, "model")
     from leebert.exported.manifest import is_exported
+
+    if runs_exported := is_exported(model):
+        if exported or device not in ("auto", "cpu"):
+            raise ConfigError(f"{model} is exported, and runs on the CPU: leave out --exported and --device")
+    else:
+        _check_saved(model)
     from leebert.operating_point import Aim
 
     source = "stdin" if texts == "-" else Path(texts).name
     aim = Aim.of(max_loss, speed_up, milliseconds)
-    if is_exported(model):
-        if exported or device not in ("auto", "cpu"):
-            raise ConfigError(f"{model} is exported, and runs on the CPU: leave out --exported and --device")
+    if runs_exported:
         calibration, before = _calibrate_exported(model, _source(texts), text or (), source, aim, criterion, batch_size)
     else:
         time_exits = _time_exits(exported, device)

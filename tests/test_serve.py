@@ -266,7 +266,8 @@ def test_replicas_follow_the_share_of_time_in_which_their_models_run(busy, curre
 def test_a_model_of_mlflow_is_downloaded_and_one_that_is_not_exported_refused(tmp_path, monkeypatch):
     downloads = []
 
-    def download(artifact_uri, dst_path):
+    def download(artifact_uri, dst_path, tracking_uri, registry_uri):
+        assert tracking_uri == registry_uri == "sqlite:///toy.db"
         model = Path(dst_path) / "model"
         (model / "data" / "saved").mkdir(parents=True)
         (model / "data" / "saved" / "config.json").write_text("{}")
@@ -277,9 +278,7 @@ def test_a_model_of_mlflow_is_downloaded_and_one_that_is_not_exported_refused(tm
 
     # MLflow itself is not imported: that takes seconds.
     exceptions = SimpleNamespace(MlflowException=type("MlflowException", (Exception,), {}))
-    fake = SimpleNamespace(
-        set_tracking_uri=lambda _: None, artifacts=SimpleNamespace(download_artifacts=download), exceptions=exceptions
-    )
+    fake = SimpleNamespace(artifacts=SimpleNamespace(download_artifacts=download), exceptions=exceptions)
     monkeypatch.setitem(sys.modules, "mlflow", fake)
     monkeypatch.setitem(sys.modules, "mlflow.exceptions", exceptions)
     monkeypatch.chdir(tmp_path)

@@ -32,6 +32,7 @@ class Model:
 
     def __init__(self):
         self.batches, self.go, self.encoded = [], threading.Event(), 0
+        self.runs = threading.Event()  # a batch has reached the model
         self.go.set()
         self.error = None
 
@@ -49,7 +50,8 @@ class Model:
         return {"criterion": str(exits)}
 
     def run(self, rows, exits):
-        self.go.wait(5)
+        self.runs.set()
+        self.go.wait(60)
         self.batches.append(([row.inputs for row in rows], exits))
         if self.error:
             raise self.error
@@ -408,7 +410,10 @@ def test_a_connection_whose_body_was_not_read_is_closed_and_others_are_kept(monk
                 assert (status, headers.get("connection")) == (expected, "close" if expected == 429 else None)
         monkeypatch.setattr("tune.serve.front.MOST_BYTES", 100 * len(BODY))
         served.model.go.clear()
-        held = [asyncio.ensure_future(served.ask(BODY)) for _ in range(4)]
+        served.model.runs.clear()
+        held = [asyncio.ensure_future(served.ask(BODY))]
+        await until(served.model.runs.is_set)
+        held += [asyncio.ensure_future(served.ask(BODY)) for _ in range(3)]
         await until(lambda: any(one.done() for one in held))
         refused = next(one.result() for one in held if one.done())
         assert (refused[0], refused[1].get("connection")) == (429, None), "the replica's queue is full"

@@ -54,9 +54,13 @@ def _of_mlflow(source: str, tracking_uri: str | None, place: Path) -> Path:
     from tune.tracking.server import advice, resolve_uri
 
     uri = resolve_uri(tracking_uri)
-    mlflow.set_tracking_uri(uri)
     try:
-        model = Path(mlflow.artifacts.download_artifacts(artifact_uri=source, dst_path=str(place)))
+        # `registry_uri` as well: aliases are resolved there.
+        model = Path(
+            mlflow.artifacts.download_artifacts(
+                artifact_uri=source, dst_path=str(place), tracking_uri=uri, registry_uri=uri
+            )
+        )
     except MlflowException as error:
         if error.error_code == "RESOURCE_DOES_NOT_EXIST":
             raise ConfigError(f"{source}: {error.message}") from None
