@@ -42,7 +42,7 @@ def aims(targets: dict[str, dict[str, Any]]) -> str:
 
 def main() -> None:
     page = PAGE.read_text()
-    for file in sorted(KEPT.glob("*.jsonl")):
+    for file in sorted(KEPT.glob("*-thread*.jsonl")):
         kept = json.loads(file.read_text().splitlines()[-1])
         page = filled(page, file.stem, f"{table(kept['figures'])}\n\n{aims(kept['targets'])}")
     PAGE.write_text(page)
